@@ -1,0 +1,17 @@
+import { setTimeout as delay } from 'node:timers/promises'
+
+/** Time, passed in so that tests can turn it by hand. */
+export interface Clock {
+  /** Monotonic milliseconds from an arbitrary start; what durations are measured with. */
+  now(): number
+  /** Wall clock, milliseconds since the epoch; for people only. */
+  wall(): number
+  /** Resolves after `ms`, or at once when `signal` is aborted. It never rejects: callers look at the signal. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>
+}
+
+export const systemClock: Clock = {
+  now: () => performance.now(),
+  wall: () => Date.now(),
+  sleep: (ms, signal) => delay(ms, undefined, signal ? { signal } : {}).catch(() => undefined),
+}
