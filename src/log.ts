@@ -1,3 +1,8 @@
+import { fstatSync, writeSync } from 'node:fs'
+import { isatty } from 'node:tty'
+import { pino } from 'pino'
+import type { Clock } from './clock.ts'
+
 /** Fields of a log line. Never put a secret in one. */
 export type LogFields = Readonly<Record<string, string | number | boolean | undefined>>
 
@@ -8,4 +13,159 @@ export interface Logger {
   info(message: string, fields?: LogFields): void
   warn(message: string, fields?: LogFields): void
   error(message: string, fields?: LogFields): void
+}
+
+type Level = keyof Logger
+
+/** Where lines go, and what reads them there. */
+export interface LogSink {
+  /** Takes one line with its newline. Must not throw: a log that cannot be written is no reason to stop. */
+  write(line: string): void
+  /** The journal stamps lines itself and takes the priority from a `<n>` in front (sd-daemon(3)). */
+  readonly journal: boolean
+  readonly colour: boolean
+}
+
+/**
+ * A logger at flannel's `-v` verbosity: 0 and less logs info and above, 1 to 3 adds debug, 4 and more adds trace
+ * (flannel's V(1), V(2) and V(4) lines). `text` gives `<time> <level> <message> <key>=<value>...`, `json` gives
+ * pino's objects with `level` as a word and `time` as ISO 8601.
+ */
+export function openLog(options: {
+  readonly format: 'text' | 'json'
+  readonly verbosity: number
+  readonly sink: LogSink
+  readonly clock: Clock
+}): Logger {
+  const { format, verbosity, sink, clock } = options
+  const logger = pino(
+    {
+      level: verbosity >= 4 ? 'trace' : verbosity >= 1 ? 'debug' : 'info',
+      base: null,
+      timestamp: () => `,"time":"${new Date(clock.wall()).toISOString()}"`,
+      formatters: { level: (level) => ({ level }) },
+    },
+    format === 'json' ? sink : new TextStream(sink, clock),
+  )
+  const at =
+    (level: Level) =>
+    (message: string, fields: LogFields = {}): void =>
+      logger[level](fields, message)
+  return { trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
+}
+
+const levels: Readonly<
+  Record<number, { readonly word: string; readonly priority: number; readonly sgr: string }>
+> = {
+  10: { word: 'trace', priority: 7, sgr: '2' },
+  20: { word: 'debug', priority: 7, sgr: '2' },
+  30: { word: 'info ', priority: 6, sgr: '32' },
+  40: { word: 'warn ', priority: 4, sgr: '33' },
+  50: { word: 'error', priority: 3, sgr: '31' },
+}
+
+/**
+ * The stream that pino writes to in text mode. pino leaves the parts of the entry on a stream that has this symbol,
+ * so that the JSON it made of them need not be parsed again.
+ */
+class TextStream {
+  lastLevel = 30
+  lastMsg = ''
+  lastObj: LogFields = {}
+  readonly #sink: LogSink
+  readonly #clock: Clock
+
+  constructor(sink: LogSink, clock: Clock) {
+    this.#sink = sink
+    this.#clock = clock
+    Object.defineProperty(this, Symbol.for('pino.metadata'), { value: true })
+  }
+
+  write(): void {
+    const level = levels[this.lastLevel] ?? { word: 'info ', priority: 6, sgr: '0' }
+    let line = this.#sink.journal ? `<${level.priority}>` : `${localTime(this.#clock.wall())} `
+    line += this.#sink.colour ? `\x1b[${level.sgr}m${level.word}\x1b[0m ` : `${level.word} `
+    line += escapeControls(this.lastMsg)
+    for (const [key, value] of Object.entries(this.lastObj)) {
+      if (value !== undefined) line += ` ${key}=${formatValue(value)}`
+    }
+    this.#sink.write(`${line}\n`)
+  }
+}
+
+function localTime(milliseconds: number): string {
+  const t = new Date(milliseconds)
+  const two = (n: number): string => String(n).padStart(2, '0')
+  const date = `${t.getFullYear()}-${two(t.getMonth() + 1)}-${two(t.getDate())}`
+  const time = `${two(t.getHours())}:${two(t.getMinutes())}:${two(t.getSeconds())}`
+  return `${date} ${time}.${String(t.getMilliseconds()).padStart(3, '0')}`
+}
+
+function formatValue(value: string | number | boolean): string {
+  if (typeof value !== 'string') return String(value)
+  return value === '' || /[\s"=\\]/.test(value)
+    ? escapeControls(JSON.stringify(value))
+    : escapeControls(value)
+}
+
+/** One call stays one line, and text out of etcd cannot steer a terminal. */
+function escapeControls(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
+    c === '\n' ? '\\n' : `\\u{${c.codePointAt(0)?.toString(16)}}`,
+  )
+}
+
+/** How long a line may wait for a slow reader, in milliseconds, before it is dropped. */
+const patience = 50
+
+/**
+ * Standard error, written synchronously: a line that was logged is there even if the next thing is a crash. A
+ * closed pipe is ignored; when nobody reads a full one, lines are dropped and their number is told later.
+ */
+export class StderrSink implements LogSink {
+  readonly journal: boolean
+  readonly colour: boolean
+  readonly #write: (bytes: Uint8Array) => number
+  #dropped = 0
+
+  constructor(
+    env: Readonly<Record<string, string | undefined>>,
+    write: (bytes: Uint8Array) => number = (bytes) => writeSync(2, bytes),
+  ) {
+    this.journal = isJournal(env.JOURNAL_STREAM)
+    this.colour = isatty(2) && (env.NO_COLOR ?? '') === ''
+    this.#write = write
+  }
+
+  write(line: string): void {
+    // While lines are being dropped, none waits again: a stuck reader must not slow the daemon down.
+    const tries = this.#dropped === 0 ? patience : 0
+    const lost = this.#dropped === 0 ? '' : `(${this.#dropped} log lines lost)\n`
+    const done = this.#writeAll(Buffer.from(lost + line), tries)
+    this.#dropped = done ? 0 : this.#dropped + 1
+  }
+
+  #writeAll(bytes: Uint8Array, tries: number): boolean {
+    for (let rest = bytes; rest.length > 0; ) {
+      try {
+        rest = rest.subarray(this.#write(rest))
+      } catch (error) {
+        const again = error instanceof Error && 'code' in error && error.code === 'EAGAIN'
+        if (!again || tries-- <= 0) return false
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1)
+      }
+    }
+    return true
+  }
+}
+
+/** JOURNAL_STREAM names device and inode of the journal's socket; a child with a redirected stderr inherits it too. */
+function isJournal(journalStream: string | undefined): boolean {
+  if (journalStream === undefined || journalStream === '') return false
+  try {
+    const { dev, ino } = fstatSync(2)
+    return journalStream === `${dev}:${ino}`
+  } catch {
+    return false
+  }
 }

@@ -1,0 +1,336 @@
+import { isIPv6 } from 'node:net'
+import { type Flag, type FlagValues, formatUsage, parseFlags, parseValue } from './goflag.ts'
+import { type Ipv4, parseIpv4 } from './ip.ts'
+
+/**
+ * The one table of flags: the parser, the FLANNELD_* variables and the usage text all come from it.
+ * `mode: 'kube'` marks flags that are accepted for the sake of old command lines and have no effect.
+ */
+interface Option extends Flag {
+  readonly mode?: 'kube' | 'ignored'
+  /** Inclusive; a value outside ends the program, or with `clamp` is moved to the nearest end and warned of. */
+  readonly range?: {
+    readonly min: number
+    readonly max: number
+    readonly unit: string
+    readonly clamp?: true
+  }
+}
+
+/** setTimeout holds at most 2^31 - 1 milliseconds. */
+const maxSeconds = 2_147_483
+
+const optionTable = {
+  'etcd-endpoints': {
+    type: 'string',
+    default: 'http://127.0.0.1:4001,http://127.0.0.1:2379',
+    help: 'etcd URLs, separated by commas',
+  },
+  'etcd-prefix': { type: 'string', default: '/coreos.com/network', help: 'root of all etcd keys' },
+  'etcd-keyfile': { type: 'string', default: '', help: 'TLS client key for etcd (PEM file)' },
+  'etcd-certfile': { type: 'string', default: '', help: 'TLS client certificate for etcd (PEM file)' },
+  'etcd-cafile': {
+    type: 'string',
+    default: '',
+    help: 'certificate authorities that etcd servers are checked against (PEM file)',
+  },
+  'etcd-username': { type: 'string', default: '', help: 'user name for etcd (HTTP Basic)' },
+  'etcd-password': {
+    type: 'string',
+    default: '',
+    help: 'password for etcd; others can read a command line, so better set FLANNELD_ETCD_PASSWORD',
+  },
+  'subnet-lease-renew-margin': {
+    type: 'int',
+    default: 60,
+    range: { min: 1, max: 1439, unit: 'minutes' },
+    help: 'minutes before its expiry at which the lease is renewed, 1 to 1439',
+  },
+  iface: {
+    type: 'strings',
+    default: [],
+    help: 'interface (name or IPv4 address) for traffic between hosts; may be repeated, the first match wins',
+  },
+  'iface-regex': {
+    type: 'strings',
+    default: [],
+    help: 'like -iface, as a regular expression on addresses, then names; tried after every -iface; may be repeated',
+  },
+  'public-ip': {
+    type: 'string',
+    default: '',
+    help: "IPv4 address at which other nodes reach this one (default: the interface's address)",
+  },
+  'subnet-file': {
+    type: 'string',
+    default: '/run/flannel/subnet.env',
+    help: 'file that gets the subnet, MTU, ... as environment variables',
+  },
+  'ip-masq': { type: 'bool', default: false, help: 'masquerade traffic that leaves the overlay network' },
+  'iptables-forward-rules': {
+    type: 'bool',
+    default: true,
+    help: 'accept traffic from and to the overlay network in the FORWARD chain',
+  },
+  'iptables-resync': {
+    type: 'int',
+    default: 5,
+    range: { min: 1, max: maxSeconds, unit: 'seconds', clamp: true },
+    help: 'seconds between two checks of the firewall rules',
+  },
+  'kernel-resync': {
+    type: 'int',
+    default: 60,
+    range: { min: 1, max: maxSeconds, unit: 'seconds' },
+    help: 'seconds between two complete comparisons of device, routes, ARP and FDB entries with the leases',
+  },
+  'docker-opts-file': {
+    type: 'string',
+    default: '/run/flannel/docker',
+    help: 'file that gets the options for dockerd; empty for none',
+  },
+  'docker-opts-key': {
+    type: 'string',
+    default: 'DOCKER_NETWORK_OPTIONS',
+    help: 'variable in -docker-opts-file that holds all options',
+  },
+  'healthz-ip': { type: 'string', default: '0.0.0.0', help: 'address that the health endpoint listens on' },
+  'healthz-port': {
+    type: 'int',
+    default: 0,
+    range: { min: Number.NEGATIVE_INFINITY, max: 65535, unit: 'port' },
+    help: 'port that the health endpoint listens on; 0 for none',
+  },
+  'kube-subnet-mgr': {
+    type: 'bool',
+    default: false,
+    mode: 'kube',
+    help: 'not supported here: take the subnet from Kubernetes instead of etcd',
+  },
+  'kube-api-url': { type: 'string', default: '', mode: 'kube', help: 'accepted and ignored' },
+  'kubeconfig-file': { type: 'string', default: '', mode: 'kube', help: 'accepted and ignored' },
+  'kube-annotation-prefix': {
+    type: 'string',
+    default: 'flannel.alpha.coreos.com',
+    mode: 'kube',
+    help: 'accepted and ignored',
+  },
+  version: { type: 'bool', default: false, help: 'print the version and exit' },
+  'log-format': { type: 'string', default: 'text', help: 'text or json' },
+  v: { type: 'int', default: 0, placeholder: 'value', help: 'verbosity: 1 adds debug, 4 adds trace lines' },
+  vmodule: {
+    type: 'string',
+    default: '',
+    placeholder: 'value',
+    mode: 'ignored',
+    help: 'accepted and ignored',
+  },
+  log_backtrace_at: {
+    type: 'string',
+    default: '',
+    placeholder: 'value',
+    mode: 'ignored',
+    help: 'accepted and ignored',
+  },
+} as const satisfies Readonly<Record<string, Option>>
+
+type Values = FlagValues<typeof optionTable>
+type Name = keyof Values
+
+/** Everything the command line and the environment say, parsed and within its range. */
+export interface Options {
+  readonly etcd: {
+    /** As given, split at commas; the etcd client checks that each is a URL. */
+    readonly endpoints: readonly string[]
+    readonly prefix: string
+    /** Paths; '' means none. */
+    readonly keyFile: string
+    readonly certFile: string
+    readonly caFile: string
+    readonly username: string
+    readonly password: Secret
+  }
+  /** 1..1439. */
+  readonly renewMarginMinutes: number
+  readonly ifaces: readonly string[]
+  readonly ifaceRegexes: readonly string[]
+  readonly publicIP: Ipv4 | undefined
+  readonly subnetFile: string
+  readonly ipMasq: boolean
+  readonly forwardRules: boolean
+  readonly firewallResyncSeconds: number
+  readonly kernelResyncSeconds: number
+  /** undefined when no such file is wanted. */
+  readonly dockerOpts: { readonly file: string; readonly key: string } | undefined
+  /** undefined when the endpoint is off. */
+  readonly healthz: { readonly ip: string; readonly port: number } | undefined
+  readonly log: { readonly format: 'text' | 'json'; readonly verbosity: number }
+}
+
+/** A value that no dump, log line or JSON text shows; `reveal` is the one way to it. */
+export class Secret {
+  readonly #value: string
+
+  constructor(value: string) {
+    this.#value = value
+  }
+
+  reveal(): string {
+    return this.#value
+  }
+
+  toString(): string {
+    return this.#value === '' ? '' : '(secret)'
+  }
+
+  toJSON(): string {
+    return this.toString()
+  }
+}
+
+export type ParsedOptions =
+  | { readonly kind: 'run'; readonly options: Options; readonly warnings: readonly string[] }
+  /** For stderr, exit 0. */
+  | { readonly kind: 'help' | 'version'; readonly text: string }
+  /** For stderr, with the exit status: 2 when the text was no flag or value, 1 when the value cannot be used. */
+  | { readonly kind: 'error'; readonly message: string; readonly status: 1 | 2 }
+
+/**
+ * Reads the arguments (without program name) and FLANNELD_* variables; the command line beats the environment,
+ * which beats the default, and an empty variable counts as unset. Unlike Go flannel, which ignores a malformed
+ * variable and exits 0 on a malformed flag, both are errors here.
+ */
+export function parseOptions(
+  argv: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  about: { readonly program: string; readonly version: string },
+): ParsedOptions {
+  const unreadable = (message: string): ParsedOptions => ({
+    kind: 'error',
+    message: `${message}\nTry '${about.program} -help' for all flags.`,
+    status: 2,
+  })
+  const unusable = (message: string): ParsedOptions => ({ kind: 'error', message, status: 1 })
+
+  const parsed = parseFlags(optionTable, argv)
+  if (parsed.kind === 'error') return unreadable(parsed.message)
+  if (parsed.kind === 'help') return { kind: 'help', text: formatUsage(optionTable, about.program) }
+  if (parsed.given.version) return { kind: 'version', text: `${about.version}\n` }
+
+  const fromEnvironment = readEnvironment(env, parsed.given)
+  if (fromEnvironment.kind === 'error') return unreadable(fromEnvironment.message)
+  const values: Values = { ...defaults(), ...fromEnvironment.values, ...parsed.given }
+
+  const warnings: string[] = []
+  const ignored = parsed.rest.join(' ')
+  if (ignored !== '') {
+    warnings.push(
+      `Ignoring ${JSON.stringify(ignored)}: flags end at the first argument that is none (a boolean takes its value as -flag=false)`,
+    )
+  }
+  const outside = checkRanges(values, warnings)
+  if (outside !== undefined) return unusable(outside)
+
+  if (values['kube-subnet-mgr']) {
+    return unusable(
+      'Failed to create SubnetManager: -kube-subnet-mgr is not supported, this flanneld keeps its leases in etcd; ' +
+        'leave the flag out',
+    )
+  }
+  const format = values['log-format']
+  if (format !== 'text' && format !== 'json') {
+    return unreadable(`invalid value ${JSON.stringify(format)} for flag -log-format: neither text nor json`)
+  }
+  const publicText = values['public-ip']
+  const publicIP = parseIpv4(publicText)
+  if (publicIP === undefined && publicText !== '') {
+    const hint = isIPv6(publicText) ? ': it must be an IPv4 address' : ''
+    return unusable(`invalid public IP address: ${publicText}${hint} (-public-ip)`)
+  }
+  const key = values['docker-opts-key']
+  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(key)) {
+    return unusable(`-docker-opts-key ${JSON.stringify(key)} is no variable name`)
+  }
+  return { kind: 'run', options: toOptions(values, { publicIP, format }), warnings }
+}
+
+function toOptions(
+  values: Values,
+  checked: { readonly publicIP: Ipv4 | undefined; readonly format: 'text' | 'json' },
+): Options {
+  const file = values['docker-opts-file']
+  const port = values['healthz-port']
+  return {
+    etcd: {
+      endpoints: values['etcd-endpoints'].split(','),
+      prefix: values['etcd-prefix'],
+      keyFile: values['etcd-keyfile'],
+      certFile: values['etcd-certfile'],
+      caFile: values['etcd-cafile'],
+      username: values['etcd-username'],
+      password: new Secret(values['etcd-password']),
+    },
+    renewMarginMinutes: values['subnet-lease-renew-margin'],
+    ifaces: values.iface,
+    ifaceRegexes: values['iface-regex'],
+    publicIP: checked.publicIP,
+    subnetFile: values['subnet-file'],
+    ipMasq: values['ip-masq'],
+    forwardRules: values['iptables-forward-rules'],
+    firewallResyncSeconds: values['iptables-resync'],
+    kernelResyncSeconds: values['kernel-resync'],
+    dockerOpts: file === '' ? undefined : { file, key: values['docker-opts-key'] },
+    healthz: port > 0 ? { ip: values['healthz-ip'], port } : undefined,
+    log: { format: checked.format, verbosity: values.v },
+  }
+}
+
+function defaults(): Values {
+  const values: Record<string, unknown> = {}
+  for (const [name, option] of Object.entries(optionTable)) values[name] = option.default
+  // Each default has its own flag's type: the table says so.
+  return values as Values
+}
+
+export function variableOf(flagName: string): string {
+  return `FLANNELD_${flagName.toUpperCase().replaceAll('-', '_')}`
+}
+
+function readEnvironment(
+  env: Readonly<Record<string, string | undefined>>,
+  given: Partial<Values>,
+): { kind: 'values'; values: Partial<Values> } | { kind: 'error'; message: string } {
+  const values: Record<string, unknown> = {}
+  for (const [name, option] of Object.entries(optionTable)) {
+    const variable = variableOf(name)
+    const text = env[variable]
+    // -version was looked at before the environment, as flannel does.
+    if (text === undefined || text === '' || name === 'version' || Object.hasOwn(given, name)) continue
+    const value = parseValue(option.type, text)
+    if (value.kind === 'error') {
+      const message = `invalid value ${JSON.stringify(text)} for environment variable ${variable}: ${value.reason}`
+      return { kind: 'error', message }
+    }
+    values[name] = value.value
+  }
+  // parseValue made each of them by its flag's type.
+  return { kind: 'values', values: values as Partial<Values> }
+}
+
+/** The first value that is out of its range, as an error line; values that may be moved into it are. */
+function checkRanges(values: Values, warnings: string[]): string | undefined {
+  const options: Readonly<Record<string, Option>> = optionTable
+  for (const name of Object.keys(optionTable) as Name[]) {
+    const range = options[name]?.range
+    const value = values[name]
+    if (range === undefined || typeof value !== 'number') continue
+    const nearest = Math.min(Math.max(value, range.min), range.max)
+    if (nearest === value) continue
+    if (range.clamp === undefined) {
+      return `Invalid ${name} option, out of acceptable range: ${value} (${range.unit}, ${range.min} to ${range.max})`
+    }
+    warnings.push(`-${name} ${value} is outside ${range.min} to ${range.max} ${range.unit}: using ${nearest}`)
+    Object.assign(values, { [name]: nearest })
+  }
+  return undefined
+}
