@@ -135,7 +135,7 @@ function byName(view: NetworkView, name: string): Found {
 function byRegex(view: NetworkView, text: string): Found {
   let regex: RegExp
   try {
-    regex = new RegExp(text)
+    regex = compileRe2(text)
   } catch (error) {
     return none(error instanceof Error ? error.message : String(error))
   }
@@ -146,6 +146,18 @@ function byRegex(view: NetworkView, text: string): Found {
   }
   const link = links.find((l) => regex.test(l.name))
   return link === undefined ? none(`matches none of ${describeAll(view)}`) : withOwnAddress(view, link)
+}
+
+/**
+ * Go's regular expressions (RE2) are JavaScript's but for a few spellings: flags in front, \A, \z and (?P<name>.
+ * Character classes such as [:alpha:] would silently mean something else, so they are refused.
+ */
+function compileRe2(text: string): RegExp {
+  if (/\[:\^?[a-z]+:\]/.test(text)) throw new Error('classes such as [:alpha:] are not supported here')
+  const [all = '', flags = ''] = /^\(\?([ims]+)\)/.exec(text) ?? []
+  const spellings: Readonly<Record<string, string>> = { '\\A': '(?<![^])', '\\z': '(?![^])', '(?P<': '(?<' }
+  const source = text.slice(all.length).replace(/\\.|\(\?P</g, (found) => spellings[found] ?? found)
+  return new RegExp(source, [...new Set(flags)].join(''))
 }
 
 function byDefaultRoute(view: NetworkView, log: Logger): Found {

@@ -1,27 +1,46 @@
 import type { Clock } from './clock.ts'
 import type { Logger } from './log.ts'
 
-/** Sends one unix datagram; 0, or a negative errno. `src/native.ts` has the real one. */
-export type NotifySender = (address: string, message: string) => number
+/** Sends one unix datagram without waiting; throws with an errno's name as `code`. `src/native.ts` has the real one. */
+export type NotifySender = (address: string, message: string) => void
+
+type Environment = Readonly<Record<string, string | undefined>>
 
 /**
- * What systemd is told (sd_notify(3)). Without NOTIFY_SOCKET every call does nothing; a socket that does not take
- * the message is logged at debug and otherwise ignored, for the daemon's work does not depend on it.
+ * What systemd is told (sd_notify(3)). Without NOTIFY_SOCKET every call does nothing. A socket that does not take a
+ * message is logged and otherwise ignored: the daemon's work does not depend on it.
  */
 export class Systemd {
-  readonly #env: Readonly<Record<string, string | undefined>>
+  readonly #env: Environment
   readonly #send: NotifySender
+  readonly #clock: Clock
   readonly #log: Logger
 
-  constructor(env: Readonly<Record<string, string | undefined>>, send: NotifySender, log: Logger) {
-    this.#env = env
-    this.#send = send
-    this.#log = log
+  constructor(parts: {
+    readonly env: Environment
+    readonly send: NotifySender
+    readonly clock: Clock
+    readonly log: Logger
+  }) {
+    this.#env = parts.env
+    this.#send = parts.send
+    this.#clock = parts.clock
+    this.#log = parts.log
   }
 
-  /** Units ordered after ours start now. */
-  ready(): void {
-    this.#notify('READY=1')
+  /**
+   * Units ordered after ours start now. They would wait for ever for a READY=1 that was lost because systemd's
+   * socket was full for a moment, so this one is tried again for 5 seconds.
+   */
+  async ready(signal?: AbortSignal): Promise<void> {
+    const retries = 50
+    let failure = this.#notify('READY=1')
+    for (let i = 0; i < retries && failure?.code === 'EAGAIN' && !signal?.aborted; i++) {
+      await this.#clock.sleep(100, signal)
+      failure = this.#notify('READY=1')
+    }
+    if (failure !== undefined)
+      this.#log.warn(`Cannot tell systemd that flanneld is ready: ${failure.message}`)
   }
 
   /** One line for `systemctl status`. */
@@ -35,39 +54,41 @@ export class Systemd {
 
   /**
    * Pings at half of WATCHDOG_USEC as long as `healthy` says so, until the signal is aborted. Returns at once when
-   * systemd set no watchdog for this process (WATCHDOG_PID).
+   * systemd watches no process, or another than `pid` (WATCHDOG_PID).
    */
   async watchdog(options: {
     readonly healthy: () => boolean
-    readonly clock: Clock
     readonly pid: number
     readonly signal: AbortSignal
   }): Promise<void> {
-    const { healthy, clock, pid, signal } = options
-    const period = watchdogPeriod(this.#env, pid)
+    const period = watchdogPeriod(this.#env, options.pid)
     if (period === undefined) return
-    while (!signal.aborted) {
-      if (healthy()) this.#notify('WATCHDOG=1')
-      await clock.sleep(period / 2, signal)
+    while (!options.signal.aborted) {
+      if (options.healthy()) this.#notify('WATCHDOG=1')
+      await this.#clock.sleep(period / 2, options.signal)
     }
   }
 
-  #notify(message: string): void {
+  #notify(message: string): NodeJS.ErrnoException | undefined {
     const address = this.#env.NOTIFY_SOCKET
-    if (address === undefined || address === '') return
+    if (address === undefined || address === '') return undefined
     try {
-      const result = this.#send(address, message)
-      if (result < 0) this.#log.debug(`systemd did not take ${message}`, { socket: address, errno: -result })
+      this.#send(address, message)
+      return undefined
     } catch (error) {
-      this.#log.debug(`systemd did not take ${message}: ${String(error)}`, { socket: address })
+      const failure = error instanceof Error ? error : new Error(String(error))
+      this.#log.debug(`systemd did not take ${message}: ${failure.message}`)
+      return failure
     }
   }
 }
 
 /** Milliseconds within which systemd wants to hear from process `pid`; undefined when it does not. */
-function watchdogPeriod(env: Readonly<Record<string, string | undefined>>, pid: number): number | undefined {
-  const period = Number(env.WATCHDOG_USEC ?? '') / 1000
+function watchdogPeriod(env: Environment, pid: number): number | undefined {
+  const text = env.WATCHDOG_USEC ?? ''
   const watched = env.WATCHDOG_PID ?? ''
-  if (!(period > 0) || !Number.isFinite(period)) return undefined
-  return watched === '' || Number(watched) === pid ? period : undefined
+  if (!/^[0-9]+$/.test(text) || (watched !== '' && watched !== String(pid))) return undefined
+  const milliseconds = Number(text) / 1000
+  // setTimeout takes at most 2^31 - 1 milliseconds.
+  return milliseconds > 0 ? Math.min(milliseconds, 2 ** 31 - 1) : undefined
 }
