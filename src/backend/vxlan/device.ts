@@ -1,0 +1,170 @@
+import { formatIpv4, type Ipv4, type MacAddress } from '../../ip.ts'
+import { type Address, addAddress, deleteAddress, dumpAddresses } from '../../netlink/address.ts'
+import type { Rtnl } from '../../netlink/conn.ts'
+import { NetlinkError } from '../../netlink/errors.ts'
+import { changeLink, createVxlan, deleteLink, dumpLinks, getLink, type Link } from '../../netlink/link.ts'
+
+/** The kernel's own port for VXLAN on Linux, which flannel uses when the config names none. */
+export const DEFAULT_PORT = 8472
+
+/** What `flannel.<VNI>` has to be. */
+export interface DeviceSpec {
+  readonly name: string
+  readonly vni: number
+  /** UDP destination port, 1..65535. */
+  readonly port: number
+  readonly gbp: boolean
+  /** The interface that carries the encapsulated packets. */
+  readonly parent: { readonly index: number; readonly name: string }
+  readonly local: Ipv4
+  readonly mtu: number
+  readonly mac: MacAddress
+  /** The subnet's first address, which the device holds as /32. */
+  readonly address: Ipv4
+}
+
+/** The device cannot be had as wanted, and only the operator can decide what gives way. */
+export class DeviceError extends Error {
+  constructor(message: string) {
+    super(message)
+    this.name = 'DeviceError'
+  }
+}
+
+export function findLink(rtnl: Rtnl, by: { readonly name: string } | { readonly index: number }): Link | undefined {
+  try {
+    return rtnl.get(getLink(by))
+  } catch (error) {
+    if (error instanceof NetlinkError && error.code === 'ENODEV') return undefined
+    throw error
+  }
+}
+
+/**
+ * Brings the device to `spec` with as few changes as possible and says in words what it changed; nothing, when all
+ * was right. A device with that name that is no VXLAN belongs to somebody else: DeviceError. One that differs in
+ * what the kernel can't change is made anew with the same MAC, so that peers need learn nothing. `known` is the
+ * index it had before, which finds a renamed device. Throws NetlinkError when the kernel refuses.
+ */
+export function ensureDevice(
+  rtnl: Rtnl,
+  spec: DeviceSpec,
+  known: number | undefined,
+): { readonly index: number; readonly created: boolean; readonly changes: readonly string[] } {
+  const changes: string[] = []
+  let link = findLink(rtnl, { name: spec.name }) ?? takeBackName(rtnl, spec, known, changes)
+  if (link !== undefined && link.kind !== 'vxlan') {
+    throw new DeviceError(
+      `an interface ${spec.name} of kind ${link.kind ?? 'unknown'} exists already and is not flannel's; ` +
+        `rename or remove it (ip link del ${spec.name}), or choose another VNI`,
+    )
+  }
+  const different = link && difference(link, spec)
+  if (link !== undefined && different !== undefined) {
+    changes.push(`"${spec.name}" already exists with incompatable configuration: ${different}; recreating device`)
+    rtnl.execute(deleteLink(link))
+    link = undefined
+  }
+  const created = link === undefined
+  if (link === undefined) {
+    link = create(rtnl, spec)
+    changes.push(`created ${spec.name}`)
+  }
+  const { index } = link
+  const { name } = spec
+  if (link.mac !== spec.mac) {
+    rtnl.execute(changeLink({ index, name, mac: spec.mac }))
+    changes.push(`MAC ${link.mac} -> ${spec.mac}`)
+  }
+  if (link.mtu !== spec.mtu) {
+    rtnl.execute(changeLink({ index, name, mtu: spec.mtu }))
+    changes.push(`MTU ${link.mtu} -> ${spec.mtu}`)
+  }
+  changes.push(...ensureAddress(rtnl, spec, index))
+  if (!link.up) {
+    rtnl.execute(changeLink({ index, name, up: true }))
+    if (!created) changes.push('was down, set up')
+  }
+  return { index, created, changes }
+}
+
+/** What makes a device unusable as it stands, as `<what>: <wanted> vs <found>`, or undefined. */
+export function difference(link: Link, spec: DeviceSpec): string | undefined {
+  const { vxlan } = link
+  if (vxlan === undefined) return `link type: vxlan vs ${link.kind ?? 'none'}`
+  const wanted = { vni: spec.vni, parent: spec.parent.index, local: spec.local, port: spec.port, gbp: spec.gbp }
+  for (const [what, want, found] of [
+    ['vni', wanted.vni, vxlan.vni],
+    ['vtep (external) interface', wanted.parent, vxlan.parent],
+    ['vtep (external) IP', formatIpv4(wanted.local), vxlan.local === undefined ? 'none' : formatIpv4(vxlan.local)],
+    ['group address', 'none', vxlan.group === undefined ? 'none' : String(vxlan.group)],
+    ['port', wanted.port, vxlan.port],
+    ['gbp', wanted.gbp, vxlan.gbp],
+    ['learning', false, vxlan.learning],
+    ['l2miss', false, vxlan.l2miss],
+    ['l3miss', false, vxlan.l3miss],
+    ['proxy', false, vxlan.proxy],
+    ['rsc', false, vxlan.rsc],
+  ] as const) {
+    if (want !== found) return `${what}: ${want} vs ${found}`
+  }
+  return undefined
+}
+
+/** Our device under another name: it is ours if it still has the index and the VNI. */
+function takeBackName(rtnl: Rtnl, spec: DeviceSpec, known: number | undefined, changes: string[]): Link | undefined {
+  const link = known === undefined ? undefined : findLink(rtnl, { index: known })
+  if (link?.vxlan?.vni !== spec.vni) return undefined
+  try {
+    rtnl.execute(changeLink({ index: link.index, name: link.name, rename: spec.name }))
+  } catch (error) {
+    // Older kernels rename only what is down.
+    if (!(error instanceof NetlinkError && error.code === 'EBUSY')) throw error
+    rtnl.execute(changeLink({ index: link.index, name: link.name, up: false }))
+    rtnl.execute(changeLink({ index: link.index, name: link.name, rename: spec.name }))
+  }
+  changes.push(`renamed ${link.name} back to ${spec.name}`)
+  return findLink(rtnl, { index: link.index })
+}
+
+function create(rtnl: Rtnl, spec: DeviceSpec): Link {
+  try {
+    rtnl.execute(createVxlan({ ...spec, parent: spec.parent.index, txQueueLength: 0 }))
+  } catch (error) {
+    if (error instanceof NetlinkError && error.code === 'EEXIST') {
+      const other = rtnl.dump(dumpLinks()).find((l) => l.vxlan?.vni === spec.vni && l.vxlan.port === spec.port)
+      throw new DeviceError(
+        `VNI ${spec.vni} on UDP port ${spec.port} is in use by another device${other ? `, ${other.name}` : ''}; ` +
+          `remove it (ip link del ${other?.name ?? 'NAME'}) or choose another VNI in the network config`,
+      )
+    }
+    throw error
+  }
+  const link = findLink(rtnl, { name: spec.name })
+  if (link === undefined) throw new DeviceError(`${spec.name} vanished while it was being set up; trying again`)
+  return link
+}
+
+/** Exactly one IPv4 address, the wanted /32. IPv6 ones, such as the kernel's link-local, are left alone. */
+function ensureAddress(rtnl: Rtnl, spec: DeviceSpec, index: number): string[] {
+  const found = rtnl.dump(dumpAddresses({ family: 4, index }))
+  const right = (a: Address): boolean => a.address === spec.address && a.length === 32
+  const strays = found.filter((a) => !right(a))
+  const changes: string[] = []
+  if (strays.length >= 2 && strays.length === found.length) {
+    throw new DeviceError(
+      `failed to ensure address of interface ${spec.name}: link has incompatible addresses ` +
+        `${found.map((a) => `${formatIpv4(Number(a.address))}/${a.length}`).join(', ')}. ` +
+        `Remove additional addresses and try again (ip addr flush dev ${spec.name})`,
+    )
+  }
+  if (!found.some(right)) {
+    rtnl.execute(addAddress({ index, name: spec.name, address: spec.address, length: 32 }))
+    changes.push(`added address ${formatIpv4(spec.address)}/32`)
+  }
+  for (const { address, length } of strays) {
+    rtnl.execute(deleteAddress({ index, name: spec.name, address, length }))
+    changes.push(`removed address ${formatIpv4(Number(address))}/${length}`)
+  }
+  return changes
+}

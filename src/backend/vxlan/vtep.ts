@@ -1,0 +1,70 @@
+import { formatSubnet, type Ipv4, type MacAddress, type Subnet } from '../../ip.ts'
+import type { Lease } from '../../subnet/lease.ts'
+
+/** A remote tunnel end, as a peer's lease describes it. */
+export interface Vtep {
+  /** The peer's pods. Its first address is the overlay address that routes go through. */
+  readonly subnet: Subnet
+  /** The inner MAC: the peer's own `flannel.<VNI>`. */
+  readonly mac: MacAddress
+  /** The outer address, where the encapsulated packet is sent. */
+  readonly underlay: Ipv4
+}
+
+/** A lease this backend can't use. `foreignType` marks a peer of another backend, which is no fault. */
+export class VtepError extends Error {
+  readonly foreignType: boolean
+
+  constructor(message: string, foreignType: boolean) {
+    super(message)
+    this.name = 'VtepError'
+    this.foreignType = foreignType
+  }
+}
+
+/** Reads the VTEP out of a lease; throws VtepError with the reason when there is none. */
+export function vtepOf(lease: Lease): Vtep {
+  const { backendType, backendData, publicIP } = lease.attributes
+  const subnet = formatSubnet(lease.subnet)
+  if (backendType !== 'vxlan') {
+    throw new VtepError(`ignoring non-vxlan subnet(${subnet}): type=${backendType}`, true)
+  }
+  const mac = parseVtepMac(vtepMacField(backendData))
+  if (mac === undefined) {
+    const text = JSON.stringify(backendData)?.slice(0, 80) ?? 'nothing'
+    throw new VtepError(`error decoding subnet lease JSON: ${subnet} has no usable VtepMAC in BackendData ${text}`, false)
+  }
+  return { subnet: lease.subnet, mac, underlay: publicIP }
+}
+
+/** `VtepMAC` of BackendData, found as Go's decoder finds it: by name without regard to case, the last one wins. */
+function vtepMacField(data: unknown): unknown {
+  if (typeof data !== 'object' || data === null) return undefined
+  if ('VtepMAC' in data) return data.VtepMAC
+  let found: unknown
+  for (const [name, value] of Object.entries(data)) {
+    if (name.toLowerCase() === 'vtepmac') found = value
+  }
+  return found
+}
+
+/**
+ * A unicast MAC of six octets, in the three notations that Go's net.ParseMAC takes: `:`, `-`, or Cisco's dots.
+ * A multicast or all-zero MAC is refused: the kernel would flood to it instead of forwarding.
+ */
+export function parseVtepMac(value: unknown): MacAddress | undefined {
+  if (typeof value !== 'string') return undefined
+  let hex: string
+  if (/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(value)) {
+    hex = value
+  } else if (/^[0-9a-f]{2}(-[0-9a-f]{2}){5}$/i.test(value)) {
+    hex = value.replaceAll('-', ':')
+  } else if (/^[0-9a-f]{4}(\.[0-9a-f]{4}){2}$/i.test(value)) {
+    hex = value.replaceAll('.', '').replace(/..(?!$)/g, '$&:')
+  } else {
+    return undefined
+  }
+  const mac = hex.toLowerCase()
+  const multicast = (Number.parseInt(mac.slice(0, 2), 16) & 1) === 1
+  return multicast || mac === '00:00:00:00:00:00' ? undefined : mac
+}

@@ -1,0 +1,82 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { DeltaTracker } from '../../src/backend/delta.ts'
+
+const tracker = (): DeltaTracker<string, number> => new DeltaTracker((a, b) => a === b)
+const delta = (t: DeltaTracker<string, number>) => ({ missing: [...t.missing()], extra: [...t.extra()] })
+
+describe('DeltaTracker', () => {
+  it('asks for what is wanted and not held', () => {
+    const t = tracker()
+    t.want('a', 1)
+    expect(delta(t)).toEqual({ missing: [['a', 1]], extra: [] })
+    t.hold('a', 1)
+    expect(delta(t)).toEqual({ missing: [], extra: [] })
+  })
+
+  it('asks again when the value held differs', () => {
+    const t = tracker()
+    t.want('a', 1)
+    t.hold('a', 2)
+    expect(delta(t)).toEqual({ missing: [['a', 1]], extra: [] })
+  })
+
+  it('names as extra what is held and not wanted', () => {
+    const t = tracker()
+    t.hold('a', 1)
+    expect(delta(t)).toEqual({ missing: [], extra: [['a', 1]] })
+    t.lose('a')
+    expect(delta(t)).toEqual({ missing: [], extra: [] })
+  })
+
+  it('names what a complete dump shows otherwise than believed', () => {
+    const t = tracker()
+    t.hold('gone', 1)
+    t.hold('same', 2)
+    t.hold('changed', 3)
+    const dump: [string, number][] = [
+      ['same', 2],
+      ['changed', 4],
+      ['new', 5],
+    ]
+    expect(t.holdExactly(dump).sort()).toEqual(['changed', 'gone', 'new'])
+    expect(t.counts.held).toBe(3)
+  })
+
+  it('ends at the wanted state from any history, touching only keys that differ', () => {
+    const step = fc.tuple(fc.constantFrom('want', 'unwant', 'hold', 'lose', 'dump'), fc.constantFrom('a', 'b', 'c'), fc.nat(2))
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        const t = tracker()
+        const wanted = new Map<string, number>()
+        const held = new Map<string, number>()
+        for (const [what, key, value] of steps) {
+          if (what === 'want') {
+            t.want(key, value)
+            wanted.set(key, value)
+          } else if (what === 'unwant') {
+            t.unwant(key)
+            wanted.delete(key)
+          } else if (what === 'hold') {
+            t.hold(key, value)
+            held.set(key, value)
+          } else if (what === 'lose') {
+            t.lose(key)
+            held.delete(key)
+          } else {
+            t.holdExactly([[key, value]])
+            held.clear()
+            held.set(key, value)
+          }
+          const missing = [...wanted].filter(([k, v]) => held.get(k) !== v)
+          const extra = [...held].filter(([k]) => !wanted.has(k))
+          expect(new Map(t.missing())).toEqual(new Map(missing))
+          expect(new Map(t.extra())).toEqual(new Map(extra))
+        }
+        for (const [key, value] of t.missing()) held.set(key, value)
+        for (const [key] of t.extra()) held.delete(key)
+        expect(held).toEqual(wanted)
+      }),
+    )
+  })
+})

@@ -1,0 +1,64 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { describe, expect, it } from 'vitest'
+
+/**
+ * Who may import whom. The left side is a folder or file under src; the right side what it may reach besides
+ * itself, Node's own modules and npm packages. A file is held to the longest left side that fits it.
+ */
+const TABLE: Readonly<Record<string, readonly string[]>> = {
+  'main.ts': ['*'],
+  'ip.ts': [],
+  'clock.ts': [],
+  'log.ts': [],
+  'gojson.ts': [],
+  'native.ts': [],
+  'goflag.ts': [],
+  'options.ts': ['goflag', 'ip', 'log'],
+  'iface.ts': ['netlink', 'ip', 'log'],
+  'subnetfile.ts': ['ip', 'log'],
+  'systemd.ts': ['native', 'clock', 'log'],
+  'health.ts': ['log'],
+  subnet: ['ip', 'clock', 'log', 'gojson'],
+  backend: [],
+  'backend/vxlan': ['backend', 'netlink', 'subnet/lease', 'ip', 'clock', 'log', 'gojson'],
+  netlink: ['ip'],
+  'netlink/socket.ts': ['netlink', 'ip', 'native'],
+  masq: ['ip', 'clock', 'log'],
+  dockeropts: ['subnetfile', 'ip'],
+}
+
+const SRC = resolve(import.meta.dirname, '../src')
+
+function filesUnder(dir: string): string[] {
+  return readdirSync(dir, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
+    .map((entry) => relative(SRC, join(entry.parentPath, entry.name)))
+}
+
+function importsOf(file: string): string[] {
+  const text = readFileSync(join(SRC, file), 'utf8')
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((m) =>
+    relative(SRC, resolve(SRC, dirname(file), m[1] as string)),
+  )
+}
+
+function placeOf(file: string): string {
+  const places = Object.keys(TABLE).filter((place) => file === place || file.startsWith(`${place}/`))
+  return places.sort((a, b) => b.length - a.length)[0] ?? ''
+}
+
+const inside = (target: string, place: string): boolean =>
+  target === place || target === `${place}.ts` || target.startsWith(`${place}/`)
+
+describe('each part imports only what the table of places lets it', () => {
+  it.each(filesUnder(SRC))('%s', (file) => {
+    const place = placeOf(file)
+    expect(place, `${file} has no row in the table`).not.toBe('')
+    const allowed = TABLE[place] ?? []
+    if (allowed.includes('*')) return
+    const home = place.endsWith('.ts') ? [] : [place]
+    const strange = importsOf(file).filter((target) => ![...allowed, ...home].some((p) => inside(target, p)))
+    expect(strange).toEqual([])
+  })
+})

@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    // Real daemons on a real kernel: slow machines may take their time, and a hang must still end.
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    pool: 'forks',
+    // Several files at once would fight for two cores and for nothing else: each makes its own namespaces.
+    maxWorkers: 2,
+  },
+})
