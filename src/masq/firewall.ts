@@ -1,0 +1,303 @@
+/**
+ * Keeps our firewall rules right for as long as the daemon runs: read, compare, and write one transaction when,
+ * and only when, something differs. Rules stay when the daemon stops.
+ */
+import type { Clock } from '../clock.ts'
+import type { Logger } from '../log.ts'
+import { type Capabilities, CommandError, parseCapabilities, type Runner } from './exec.ts'
+import { formatRule } from './iptables.ts'
+import { type ChainPlan, foreignBehind, plan, renderRestore } from './plan.ts'
+import { ChainReader, type ChainState, LOCK_WAIT_SECONDS } from './reader.ts'
+import { type Addresses, type Policy, type Ruleset, ruleset } from './rules.ts'
+
+/** flannel's default for `-iptables-resync`, seconds. */
+export const DEFAULT_RESYNC_SECONDS = 5
+
+/** A dump read ahead is used only this long, ms: waiting for etcd may take hours. */
+const PREPARED_FOR = 1_000
+/** A kick waits this long for the rest of the change that it announces, ms. */
+const COALESCE = 20
+/** Between two checks that kicks ask for: at least this, ms, and 20 times as long as the last check took. */
+const MIN_GAP = 100
+/** After this many repairs with no quiet time between, somebody works against us; each further one doubles the gap. */
+const PATIENCE = 5
+const MAX_GAP = 60_000
+/** The first retry after a failure, ms; doubles up to the resync period. */
+const FIRST_RETRY = 250
+
+/** Timers of Node hold 31 bits of ms; a longer one fires at once. */
+const LONGEST_TIMER = 2 ** 31 - 1
+
+/** Totals since start. */
+export interface FirewallCounters {
+  /** Complete looks at the chains. */
+  checks: number
+  /** Transactions written, the first included. */
+  repairs: number
+  /** Looks or writes that failed. */
+  failures: number
+}
+
+interface Prepared {
+  readonly reader: ChainReader
+  readonly capabilities: Capabilities
+  dump?: { readonly text: string; readonly at: number } | undefined
+}
+
+/**
+ * The firewall of this node. `prepare` may run before the network is known, `start` does the first
+ * synchronisation, `run` keeps at it. None of them rejects: what goes wrong is logged, counted and tried again.
+ */
+export class Firewall {
+  readonly counters: FirewallCounters = { checks: 0, repairs: 0, failures: 0 }
+  readonly #runner: Runner
+  readonly #clock: Clock
+  readonly #log: Logger
+  readonly #resync: number
+
+  #prepared: Prepared | undefined
+  #policy: Policy | undefined
+  /** Addresses whose rules are still to be cleared away; forgotten once that is done. */
+  #previous: Addresses[] = []
+  readonly #behind = new Map<string, ReadonlySet<string>>()
+
+  #current: Promise<void> | undefined
+  #kicked = false
+  #wake: () => void = () => {}
+  #lastEnd = Number.NEGATIVE_INFINITY
+  #lastTook = 0
+  #failuresInARow = 0
+  #repairsInARow = 0
+  #lastRepair = Number.NEGATIVE_INFINITY
+  #lastError: string | undefined
+  #unordered = false
+
+  constructor(parts: {
+    readonly runner: Runner
+    readonly clock: Clock
+    readonly log: Logger
+    /** Seconds between looks; 0 or less is taken as the default, with a warning. */
+    readonly resyncSeconds: number
+  }) {
+    this.#runner = parts.runner
+    this.#clock = parts.clock
+    this.#log = parts.log
+    const usable = parts.resyncSeconds > 0
+    this.#resync = Math.min((usable ? parts.resyncSeconds : DEFAULT_RESYNC_SECONDS) * 1000, LONGEST_TIMER)
+    if (!usable) {
+      this.#log.warn(
+        `-iptables-resync ${parts.resyncSeconds} is no period; using ${DEFAULT_RESYNC_SECONDS} seconds`,
+      )
+    }
+  }
+
+  /** What went wrong at the last look, or undefined when it went well. */
+  get lastError(): string | undefined {
+    return this.#lastError
+  }
+
+  /** Asks for the version and the rules, to have both at hand when the network becomes known. */
+  async prepare(signal?: AbortSignal): Promise<void> {
+    try {
+      const prepared = await this.#prepare(signal)
+      const at = this.#clock.now()
+      prepared.dump = { text: await prepared.reader.dump(signal), at }
+    } catch {
+      // `start` meets the same trouble, and reports it.
+    }
+  }
+
+  /** First synchronisation. `previous` are the addresses in the subnet file of an earlier run, if there was one. */
+  async start(policy: Policy, previous: Addresses | undefined, signal?: AbortSignal): Promise<void> {
+    this.#policy = policy
+    if (previous) this.#previous = [previous]
+    await this.check(signal)
+  }
+
+  /** New addresses or flags: takes effect with the next look, which comes at once. */
+  update(policy: Policy): void {
+    if (this.#policy) this.#previous.push(this.#policy)
+    this.#policy = policy
+    this.kick()
+  }
+
+  /** Something changed in the kernel's rules: look soon, not only after the period. */
+  kick(): void {
+    this.#kicked = true
+    this.#wake()
+  }
+
+  /** Looks every period, sooner after a kick or a failure, until the signal fires. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      if (!this.#kicked) await this.#pause(signal)
+      if (this.#kicked) await this.#clock.sleep(this.#holdOff(), signal)
+      if (signal.aborted) return
+      this.#kicked = false
+      await this.check(signal)
+    }
+  }
+
+  /** One look now, with a repair when one is due. A look under way is joined. */
+  check(signal?: AbortSignal): Promise<void> {
+    this.#current ??= this.#check(signal).finally(() => {
+      this.#current = undefined
+    })
+    return this.#current
+  }
+
+  async #check(signal: AbortSignal | undefined): Promise<void> {
+    const policy = this.#policy
+    if (!policy) return
+    const begin = this.#clock.now()
+    try {
+      await this.#synchronise(policy, signal)
+      this.counters.checks++
+      this.#succeeded()
+    } catch (error) {
+      if (signal?.aborted) return
+      this.#failed(error)
+    } finally {
+      this.#lastEnd = this.#clock.now()
+      this.#lastTook = this.#lastEnd - begin
+    }
+  }
+
+  async #synchronise(policy: Policy, signal: AbortSignal | undefined): Promise<void> {
+    if (!policy.masquerade && !policy.forward && !this.#previous.length) return
+    const prepared = await this.#prepare(signal)
+    const previous = [...this.#previous]
+    const groups = ruleset(policy, { randomFully: prepared.capabilities.randomFully, previous })
+    const states = await this.#read(prepared, groups, signal)
+    const plans: ChainPlan[] = []
+    for (const [i, group] of groups.entries()) {
+      const lines = states[i]?.lines ?? []
+      const change = plan(lines, group, this.#behind.get(group.chain))
+      if (change) plans.push(change)
+      else if (group.rules.length) this.#behind.set(group.chain, foreignBehind(lines, group))
+    }
+    this.#sayWhetherOrdered(states)
+    if (plans.length) await this.#repair(plans, prepared.capabilities, signal)
+    this.#previous = this.#previous.filter((p) => !previous.includes(p))
+  }
+
+  async #prepare(signal: AbortSignal | undefined): Promise<Prepared> {
+    if (!this.#prepared) {
+      const { stdout } = await this.#runner('iptables', ['--version'], signal && { signal })
+      const capabilities = parseCapabilities(stdout)
+      this.#log.debug('Found iptables', { version: stdout.trim(), ...capabilities })
+      this.#prepared = { capabilities, reader: new ChainReader(this.#runner, capabilities) }
+    }
+    return this.#prepared
+  }
+
+  async #read(
+    prepared: Prepared,
+    groups: Ruleset,
+    signal: AbortSignal | undefined,
+  ): Promise<readonly ChainState[]> {
+    const { dump, reader } = prepared
+    prepared.dump = undefined
+    if (!dump || this.#clock.now() - dump.at > PREPARED_FOR) return reader.read(groups, signal)
+    return Promise.all(groups.map((group) => reader.fromDump(dump.text, group, signal)))
+  }
+
+  /** One transaction for each table: `iptables-restore` is atomic no further, and one may fail without the other. */
+  async #repair(
+    plans: readonly ChainPlan[],
+    capabilities: Capabilities,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const wait = capabilities.restoreWait ? ['-w', String(LOCK_WAIT_SECONDS)] : []
+    const errors: unknown[] = []
+    for (const change of plans) {
+      try {
+        const input = renderRestore(change)
+        await this.#runner('iptables-restore', ['--noflush', ...wait], { input, ...(signal && { signal }) })
+        this.#sayRepaired(change)
+      } catch (error) {
+        errors.push(error)
+      }
+    }
+    if (errors.length) throw errors[0]
+  }
+
+  #sayRepaired({ group, deletes, adds }: ChainPlan): void {
+    const where = { table: group.table, chain: group.chain }
+    this.counters.repairs++
+    this.#repairsInARow++
+    this.#lastRepair = this.#clock.now()
+    if (adds.length) this.#log.info('Some iptables rules are missing; deleting and recreating rules', where)
+    for (const rule of deletes) this.#log.info(`Deleting iptables rule: ${formatRule(rule)}`, where)
+    for (const rule of adds) this.#log.info(`Adding iptables rule: ${formatRule(rule)}`, where)
+    if (this.#repairsInARow === PATIENCE) {
+      this.#log.warn(
+        'Something keeps changing our iptables rules; repairing them less often until it stops. Look for other ' +
+          'software that rewrites this chain',
+        where,
+      )
+    }
+  }
+
+  #sayWhetherOrdered(states: readonly ChainState[]): void {
+    const unordered = states.some((s) => !s.ordered)
+    if (unordered && !this.#unordered) {
+      this.#log.warn(
+        'iptables cannot list a table because it holds rules that only nft can express; checking that our rules ' +
+          'are there, but not their order',
+      )
+    }
+    this.#unordered = unordered
+  }
+
+  #succeeded(): void {
+    if (this.#failuresInARow) {
+      this.#log.info('iptables rules are in place again', { failures: this.#failuresInARow })
+    }
+    this.#failuresInARow = 0
+    this.#lastError = undefined
+    const quiet = this.#clock.now() - this.#lastRepair
+    if (quiet > 2 * Math.max(this.#resync, this.#backOff())) this.#repairsInARow = 0
+  }
+
+  #failed(error: unknown): void {
+    const message = error instanceof Error ? error.message : String(error)
+    const missing = error instanceof CommandError && error.kind === 'missing'
+    if (message !== this.#lastError) {
+      this.#log.error(
+        missing
+          ? `Failed to setup IPTables. iptables binary was not found: ${message}; install iptables, it is looked for again every ${this.#resync / 1000} s`
+          : `Failed to ensure iptables rules: ${message}; trying again`,
+      )
+    }
+    this.counters.failures++
+    this.#failuresInARow++
+    this.#lastError = message
+  }
+
+  /** Sleeps until the next look is due, or a kick comes. */
+  async #pause(signal: AbortSignal): Promise<void> {
+    const wake = new AbortController()
+    const stop = () => wake.abort()
+    this.#wake = stop
+    signal.addEventListener('abort', stop, { once: true })
+    await this.#clock.sleep(this.#untilNext(), wake.signal)
+    signal.removeEventListener('abort', stop)
+    this.#wake = () => {}
+  }
+
+  #untilNext(): number {
+    if (!this.#failuresInARow) return Math.max(this.#resync, this.#backOff())
+    return Math.min(this.#resync, FIRST_RETRY * 2 ** (this.#failuresInARow - 1))
+  }
+
+  #holdOff(): number {
+    const gap = Math.max(MIN_GAP, 20 * this.#lastTook, this.#backOff())
+    return Math.max(COALESCE, this.#lastEnd + gap - this.#clock.now())
+  }
+
+  #backOff(): number {
+    const excess = this.#repairsInARow - PATIENCE
+    return excess < 0 ? 0 : Math.min(MAX_GAP, MIN_GAP * 2 ** (excess + 1))
+  }
+}
