@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { differences } from './checker.ts'
 import {
   type Daemon,
   Lab,
@@ -15,6 +16,7 @@ import {
   waitFor,
 } from './lab.ts'
 import { run } from './process.ts'
+import { startProxy } from './proxy.ts'
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
@@ -113,6 +115,77 @@ describe('two nodes and an etcd', () => {
     await etcd.replace()
     expect(await etcd.get(PREFIX)).toBeUndefined()
   })
+})
+
+test('the checker finds nothing on a right node, and every kind of wrong entry on a wrong one', async () => {
+  const lab = await Lab.create({ nodes: 1 })
+  try {
+    const node = lab.node(1)
+    const etcd = await lab.startEtcd()
+    await node.ipBatch([
+      `link add flannel.1 address 02:00:00:00:00:0a type vxlan id 1 dev eth0 local ${lab.address(1)} dstport 8472 nolearning`,
+      'address add 10.9.1.0/32 dev flannel.1',
+      'link set flannel.1 up',
+    ])
+    const own = { key: '10.9.1.0-24', publicIP: lab.address(1), mac: '02:00:00:00:00:0a' }
+    const peers = peerLeases(3, { network: '10.9.16.0' })
+    await etcd.seed([own, ...peers])
+    const expected = { leases: await etcd.leases(), own: own.key, local: lab.address(1) }
+    const [, second] = peers
+    expect(await differences(node, expected)).toHaveLength(9)
+    for (const { key, publicIP, mac } of peers) {
+      const [subnet, length] = key.split('-')
+      await node.ip(`neigh replace ${subnet} lladdr ${mac} dev flannel.1 nud permanent`)
+      await node.bridge(`fdb replace ${mac} dev flannel.1 dst ${publicIP} self permanent`)
+      await node.ip(`route replace ${subnet}/${length} via ${subnet} dev flannel.1 onlink`)
+    }
+    expect(await differences(node, expected)).toEqual([])
+
+    await node.ip('route del 10.9.17.0/24')
+    await node.ip('route add 10.99.0.0/24 via 10.9.18.0 dev flannel.1 onlink')
+    await node.ip(`neigh replace 10.9.17.0 lladdr ${second?.mac} dev flannel.1 nud permanent`)
+    await node.bridge('fdb add 02:00:00:00:00:77 dev flannel.1 dst 10.200.9.9 self permanent')
+    await node.ip('address add 10.9.1.1/32 dev flannel.1')
+    await node.ip('link set flannel.1 mtu 1400')
+    expect([...(await differences(node, expected))].sort()).toEqual([
+      'device flannel.1: addresses is 10.9.1.0/32 10.9.1.1/32, should be 10.9.1.0/32',
+      'device flannel.1: mtu is 1400, should be 1450',
+      'missing neigh: 10.9.17.0 lladdr 02:00:00:00:00:01 PERMANENT',
+      'missing route: 10.9.17.0/24 via 10.9.17.0 proto boot onlink',
+      'stale fdb: 02:00:00:00:00:77 dst 10.200.9.9 self permanent',
+      'stale neigh: 10.9.17.0 lladdr 02:00:00:00:00:02 PERMANENT',
+      'stale route: 10.99.0.0/24 via 10.9.18.0 proto boot onlink',
+    ])
+    await node.ip('link del flannel.1')
+    expect(await differences(node, expected)).toEqual(['missing device: flannel.1'])
+  } finally {
+    await lab.close()
+  }
+})
+
+test('a proxy in the switch stands between a node and etcd', async () => {
+  const lab = await Lab.create({ nodes: 1 })
+  try {
+    const etcd = await lab.startEtcd()
+    await etcd.config('here')
+    const listen = { host: lab.outside, port: 4001 }
+    const proxy = await startProxy(lab.switch, listen, { host: lab.outside, port: 2379 })
+    lab.onClose(() => proxy.close())
+    const read = (): Promise<string> =>
+      lab
+        .node(1)
+        .run('curl', '-sS', '-m', '1', `http://${listen.host}:${listen.port}/v2/keys${PREFIX}/config`)
+    expect(await read()).toContain('here')
+    await proxy.set({ toClient: { kind: 'stall' } })
+    await expect(read()).rejects.toThrow(/timed out/)
+    await proxy.set({ toClient: { kind: 'pass' }, door: 'refuse' })
+    await expect(read()).rejects.toThrow(/reset|empty/i)
+    await proxy.set({ door: 'open' })
+    expect(await read()).toContain('here')
+    expect((await proxy.stats()).accepted).toBe(4)
+  } finally {
+    await lab.close()
+  }
 })
 
 test('three etcd members with TLS serve nodes that show a certificate, and only those', async () => {
