@@ -98,8 +98,7 @@ const optionTable = {
   'healthz-port': {
     type: 'int',
     default: 0,
-    range: { min: Number.NEGATIVE_INFINITY, max: 65535, unit: 'port' },
-    help: 'port that the health endpoint listens on; 0 for none',
+    help: 'port that the health endpoint listens on; 0 or less for none',
   },
   'kube-subnet-mgr': {
     type: 'bool',
@@ -246,6 +245,11 @@ export function parseOptions(
   if (publicIP === undefined && publicText !== '') {
     const hint = isIPv6(publicText) ? ': it must be an IPv4 address' : ''
     return unusable(`invalid public IP address: ${publicText}${hint} (-public-ip)`)
+  }
+  if (values['healthz-port'] > 65535) {
+    return unusable(
+      `Invalid healthz-port option, out of acceptable range: ${values['healthz-port']} (at most 65535)`,
+    )
   }
   const key = values['docker-opts-key']
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(key)) {

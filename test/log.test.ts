@@ -1,0 +1,169 @@
+import { spawnSync } from 'node:child_process'
+import { describe, expect, test } from 'vitest'
+import { type LogFields, type Logger, type LogSink, openLog, StderrSink } from '../src/log.ts'
+
+const wall = new Date(2026, 1, 3, 4, 5, 6, 7)
+const clock = { now: () => 0, wall: () => wall.getTime(), sleep: async () => {} }
+
+function capture(
+  format: 'text' | 'json',
+  options: { verbosity?: number; journal?: boolean; colour?: boolean } = {},
+): { log: Logger; lines: string[] } {
+  const { verbosity = 0, journal = false, colour = false } = options
+  const lines: string[] = []
+  const sink: LogSink = { write: (line) => lines.push(line), journal, colour }
+  return { log: openLog({ format, verbosity, sink, clock }), lines }
+}
+
+describe('text', () => {
+  test('time, level, message, fields', () => {
+    const { log, lines } = capture('text')
+    log.info('Wrote subnet file to /run/x', { mtu: 1450, masq: true })
+    log.warn('careful')
+    log.error('lost')
+    expect(lines).toEqual([
+      '2026-02-03 04:05:06.007 info  Wrote subnet file to /run/x mtu=1450 masq=true\n',
+      '2026-02-03 04:05:06.007 warn  careful\n',
+      '2026-02-03 04:05:06.007 error lost\n',
+    ])
+  })
+
+  test('the journal gets a priority instead of a time', () => {
+    const { log, lines } = capture('text', { journal: true, verbosity: 4 })
+    for (const level of ['error', 'warn', 'info', 'debug', 'trace'] as const) log[level]('x')
+    expect(lines).toEqual(['<3>error x\n', '<4>warn  x\n', '<6>info  x\n', '<7>debug x\n', '<7>trace x\n'])
+  })
+
+  test('a terminal gets colour on the level only', () => {
+    const { log, lines } = capture('text', { colour: true })
+    log.warn('x', { a: 'b' })
+    expect(lines).toEqual(['2026-02-03 04:05:06.007 \x1b[33mwarn \x1b[0m x a=b\n'])
+  })
+
+  test.each<[string, LogFields, string]>([
+    ['two\nlines', {}, 'two\\nlines'],
+    ['bell \x07 and escape \x1b[31m', {}, 'bell \\u{7} and escape \\u{1b}[31m'],
+    [
+      'C1 \u009b, separator \u2028, override \u202e',
+      {},
+      'C1 \\u{9b}, separator \\u{2028}, override \\u{202e}',
+    ],
+    ['100% %s %d', {}, '100% %s %d'],
+    ['', {}, ''],
+    ['x', { key: 'a b' }, 'x key="a b"'],
+    ['x', { key: '' }, 'x key=""'],
+    ['x', { key: 'a=b' }, 'x key="a=b"'],
+    ['x', { key: 'say "hi"' }, 'x key="say \\"hi\\""'],
+    ['x', { key: 'a\nb' }, 'x key="a\\nb"'],
+    ['x', { key: 'a\u009bb' }, 'x key=a\\u{9b}b'],
+    ['x', { key: '10.5.1.0/24' }, 'x key=10.5.1.0/24'],
+    ['x', { gone: undefined, n: 0, no: false }, 'x n=0 no=false'],
+  ])('%j %j', (message, fields, expected) => {
+    const { log, lines } = capture('text', { journal: true })
+    log.info(message, fields)
+    expect(lines).toEqual([`<6>info  ${expected}\n`])
+  })
+})
+
+test('json: one object a line, level as a word, fields beside the message', () => {
+  const { log, lines } = capture('json')
+  log.warn('two\nlines %s', { key: 'a b', n: 1, gone: undefined })
+  expect(lines).toHaveLength(1)
+  expect(lines[0]).toMatch(/^[^\n]*\n$/)
+  expect(JSON.parse(lines[0] ?? '')).toEqual({
+    level: 'warn',
+    time: wall.toISOString(),
+    key: 'a b',
+    n: 1,
+    msg: 'two\nlines %s',
+  })
+})
+
+test.each<[number, string[]]>([
+  [-1, ['error', 'warn', 'info']],
+  [0, ['error', 'warn', 'info']],
+  [1, ['error', 'warn', 'info', 'debug']],
+  [3, ['error', 'warn', 'info', 'debug']],
+  [4, ['error', 'warn', 'info', 'debug', 'trace']],
+  [10, ['error', 'warn', 'info', 'debug', 'trace']],
+])('-v %d logs %j', (verbosity, expected) => {
+  const { log, lines } = capture('json', { verbosity })
+  for (const level of ['error', 'warn', 'info', 'debug', 'trace'] as const) log[level]('x')
+  expect(lines.map((line) => JSON.parse(line).level)).toEqual(expected)
+})
+
+describe('standard error', () => {
+  const failure = (code: string): Error => Object.assign(new Error(code), { code })
+
+  /** Takes what `accept` lets it: a number of bytes, or an error code. */
+  function pipe(accept: () => number | string): { write: (bytes: Uint8Array) => number; text: () => string } {
+    let text = ''
+    return {
+      text: () => text,
+      write: (bytes) => {
+        const n = accept()
+        if (typeof n === 'string') throw failure(n)
+        text += Buffer.from(bytes.subarray(0, n)).toString()
+        return Math.min(n, bytes.length)
+      },
+    }
+  }
+
+  test('short writes and a pipe that is full for a moment lose nothing', () => {
+    const answers: (number | string)[] = [3, 'EAGAIN', 'EAGAIN', 2, 100]
+    const { write, text } = pipe(() => answers.shift() ?? 100)
+    new StderrSink({}, write).write('one line\n')
+    expect(text()).toBe('one line\n')
+    expect(answers).toEqual([])
+  })
+
+  test('a pipe that stays full loses lines, without waiting for each, and says how many', () => {
+    let full = true
+    let calls = 0
+    const { write, text } = pipe(() => {
+      calls++
+      return full ? 'EAGAIN' : 100
+    })
+    const sink = new StderrSink({}, write)
+    sink.write('first\n')
+    calls = 0
+    sink.write('second\n')
+    expect(calls).toBe(1)
+    full = false
+    sink.write('third\n')
+    sink.write('fourth\n')
+    expect(text()).toBe('(2 log lines lost)\nthird\nfourth\n')
+  })
+
+  test('a closed pipe is ignored', () => {
+    expect(() => new StderrSink({}, pipe(() => 'EPIPE').write).write('x\n')).not.toThrow()
+  })
+
+  test('a process whose log reader is gone lives on', () => {
+    const module = new URL('../src/log.ts', import.meta.url).pathname
+    const program = `
+      import { StderrSink } from ${JSON.stringify(module)}
+      const sink = new StderrSink(process.env)
+      for (let i = 0; i < 1000; i++) sink.write('x'.repeat(1000) + '\\n')
+      process.stdout.write('alive ' + sink.journal + ' ' + sink.colour)`
+    const script = '"$0" --input-type=module -e "$1" 2>&1 >&3 | true'
+    const { stdout } = spawnSync('sh', ['-c', `{ ${script}; } 3>&1`, process.execPath, program], {
+      encoding: 'utf8',
+    })
+    expect(stdout).toBe('alive false false')
+  })
+
+  test('JOURNAL_STREAM counts only while standard error is that very stream', () => {
+    const module = new URL('../src/log.ts', import.meta.url).pathname
+    const program = `
+      import { fstatSync } from 'node:fs'
+      import { StderrSink } from ${JSON.stringify(module)}
+      const { dev, ino } = fstatSync(2)
+      const texts = [dev + ':' + ino, dev + ':' + (ino + 1), '', 'x']
+      process.stdout.write(texts.map((text) => new StderrSink({ JOURNAL_STREAM: text }).journal).join())`
+    const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+      encoding: 'utf8',
+    })
+    expect(stdout).toBe('true,false,false,false')
+  })
+})
