@@ -1,6 +1,6 @@
 import type { ChildProcess } from 'node:child_process'
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Namespace } from './namespace.ts'
 import { monotonic, type Notice, type Observer } from './observer.ts'
@@ -8,8 +8,13 @@ import { type Exit, isRunning, start, stop } from './process.ts'
 import { waitFor } from './wait.ts'
 
 export const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url))
-/** Our own daemon. Any other path is taken for Go flannel, which knows fewer flags. */
+/** Our own daemon, as the build leaves it. */
 export const OURS = join(REPOSITORY, 'bin/flanneld')
+/** Whether it is this repository's; any other is taken for Go flannel, which knows fewer flags. */
+export function isOurs(binary: string): boolean {
+  return resolve(binary).startsWith(REPOSITORY)
+}
+
 const TICKS_PER_SECOND = 100
 
 export interface DaemonOptions {
@@ -26,7 +31,7 @@ export interface DaemonOptions {
   readonly runDir?: string
 }
 
-/** What /proc says about a process. Sizes in KiB, CPU time (user and system) in seconds. */
+/** What /proc says about a process. Sizes in KiB; CPU time in seconds, user and system, its ended children's too. */
 export interface ProcessStatus {
   readonly rss: number
   readonly anonymous: number
@@ -68,7 +73,7 @@ export class Daemon {
     const usual = [
       ...place.etcdFlags,
       ...['-iface', 'eth0', '-subnet-file', join(runDir, 'subnet.env')],
-      ...(binary === OURS ? ['-docker-opts-file', join(runDir, 'docker')] : []),
+      ...(isOurs(binary) ? ['-docker-opts-file', join(runDir, 'docker')] : []),
     ]
     const argv = [binary, ...(options.flags ?? usual), ...(options.args ?? [])]
     const early: Notice[] = []
@@ -159,13 +164,13 @@ export class Daemon {
     const field = (name: string): number =>
       Number(new RegExp(`^${name}:\\s*(\\d+)`, 'm').exec(status)?.[1] ?? 0)
     const stat = readFileSync(`/proc/${this.pid}/stat`, 'utf8')
-    // After the name in parentheses: state is word 0, utime word 11, stime word 12 (proc(5)).
+    // After the name in parentheses: state is word 0; utime, stime, cutime, cstime are words 11 to 14 (proc(5)).
     const words = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
     return {
       rss: field('VmRSS'),
       anonymous: field('RssAnon'),
       peak: field('VmHWM'),
-      cpu: (Number(words[11]) + Number(words[12])) / TICKS_PER_SECOND,
+      cpu: words.slice(11, 15).reduce((ticks, word) => ticks + Number(word), 0) / TICKS_PER_SECOND,
       threads: field('Threads'),
       descriptors: readdirSync(`/proc/${this.pid}/fd`).length,
     }

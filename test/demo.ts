@@ -1,0 +1,179 @@
+/**
+ * `make demo`: three nodes in network namespaces, a real etcd, a pod on each node, and what an operator would look at
+ * to see that all is well. Exits with 1 when a check fails. An argument names another flanneld to show instead.
+ */
+import { existsSync, readFileSync } from 'node:fs'
+import { differences } from './netns/checker.ts'
+import { type Daemon, isOurs, Lab, monotonic, OURS, PREFIX, waitFor } from './netns/lab.ts'
+import { startMirror } from './netns/mirror.ts'
+import { lines } from './netns/namespace.ts'
+import type { Pod } from './netns/pod.ts'
+import { run } from './netns/process.ts'
+
+const CONFIG = '{"Network":"172.30.0.0/16","SubnetLen":21,"Backend":{"Type":"vxlan"}}'
+const NODES = [1, 2, 3] as const
+
+const colour = process.stdout.isTTY && !process.env.NO_COLOR
+const paint = (code: number) => (text: string) => (colour ? `\x1b[${code}m${text}\x1b[0m` : text)
+const bold = paint(1)
+const dim = paint(2)
+const red = paint(31)
+const green = paint(32)
+
+let failed = 0
+
+function say(text = ''): void {
+  process.stdout.write(`${text}\n`)
+}
+
+function title(text: string): void {
+  say(`\n${bold(text)}`)
+}
+
+/** A command as a person would type it, and its output below. */
+function shell(command: string, output: readonly string[]): void {
+  say(`  ${dim(`$ ${command}`)}`)
+  for (const line of output) say(`    ${line}`)
+}
+
+function check(what: string, right: boolean, otherwise: readonly string[] = []): void {
+  if (!right) failed++
+  say(`  ${right ? green('ok  ') : red('FAIL')}  ${what}`)
+  if (!right) for (const line of otherwise) say(`        ${line}`)
+}
+
+async function show(lab: Lab, binary: string): Promise<void> {
+  const etcd = await lab.startEtcd()
+  await etcd.config(CONFIG)
+  title('Set-up')
+  say(`  etcd at ${etcd.endpoints} holds ${PREFIX}/config:`)
+  say(`    ${CONFIG}`)
+  const daemons: Daemon[] = []
+  for (const i of NODES) daemons.push(await lab.daemon(i, { binary, args: ['-ip-masq'] }))
+  for (const [i, daemon] of daemons.entries()) {
+    const after = await daemon.waitReady()
+    say(`  node ${i + 1}  ${lab.address(i + 1).padEnd(10)}  READY=1 after ${after.toFixed(0)} ms`)
+  }
+  const pods: Pod[] = []
+  for (const daemon of daemons) pods.push(await lab.pod(daemon))
+
+  title('Leases in etcd')
+  say(dim(`  ${leaseRow('key', 'PublicIP', 'type', 'VtepMAC', 'ttl')}`))
+  for (const { key, value, ttl } of await etcd.leases()) {
+    const { PublicIP, BackendType, BackendData } = JSON.parse(value ?? '{}')
+    say(
+      `  ${leaseRow(key.split('/').at(-1) ?? '', PublicIP, BackendType, BackendData?.VtepMAC, String(ttl))}`,
+    )
+  }
+
+  const complete = await Promise.all(daemons.map((daemon, i) => settle(lab, daemon, i + 1)))
+  for (const [i, daemon] of daemons.entries()) await showNode(daemon, i + 1)
+
+  title('Checks')
+  for (const [i, found] of complete.entries()) {
+    check(`node ${i + 1} holds exactly what the leases call for`, found.length === 0, found)
+  }
+  await checkPings(daemons, pods)
+  await checkSources(lab, pods)
+  if (isOurs(binary)) await checkHealing(lab, daemons, pods)
+}
+
+function leaseRow(key: string, publicIP: string, type: string, mac: string, ttl: string): string {
+  return [key.padEnd(15), publicIP.padEnd(10), type.padEnd(5), mac.padEnd(17), ttl].join('  ')
+}
+
+/** Waits until the node's kernel state is right, or a while; resolves to what is still different. */
+async function settle(lab: Lab, daemon: Daemon, i: number): Promise<readonly string[]> {
+  let found: readonly string[] = []
+  const look = async (): Promise<boolean> => {
+    const leases = await lab.etcd.leases()
+    found = await differences(daemon.namespace, { leases, own: daemon.leaseKey(), local: lab.address(i) })
+    return found.length === 0
+  }
+  await waitFor(look, { what: `node ${i}`, timeout: 5000, interval: 50 }).catch(() => undefined)
+  return found
+}
+
+async function showNode(daemon: Daemon, i: number): Promise<void> {
+  const { namespace, subnetFile, dockerFile } = daemon
+  title(`Node ${i}`)
+  shell('cat /run/flannel/subnet.env', lines(readFileSync(subnetFile, 'utf8')))
+  if (existsSync(dockerFile)) shell('cat /run/flannel/docker', lines(readFileSync(dockerFile, 'utf8')))
+  shell('ip route', await namespace.routes())
+  shell('ip neigh show dev flannel.1', await namespace.neighbours('flannel.1'))
+  shell('bridge fdb show dev flannel.1', await namespace.fdb('flannel.1'))
+}
+
+/** Every flannel.1 and every pod, from every node and from every pod. */
+async function checkPings(daemons: readonly Daemon[], pods: readonly Pod[]): Promise<void> {
+  const tunnelEnds = daemons.map((daemon) => daemon.leaseKey().split('-')[0] ?? '')
+  const targets = [...tunnelEnds, ...pods.map(({ address }) => address)]
+  const sources = [
+    ...daemons.map(({ namespace }, i) => ({ name: `node ${i + 1}`, namespace })),
+    ...pods.map(({ namespace }, i) => ({ name: `pod ${i + 1}`, namespace })),
+  ]
+  for (const { name, namespace } of sources) {
+    const answers = await Promise.all(targets.map((target) => namespace.ping(target, 2)))
+    const silent = targets.filter((_, i) => !answers[i])
+    const all = `${targets.length - silent.length} of ${targets.length}`
+    const what = `${name} pings every flannel.1 and every pod: ${all} answer`
+    check(what, silent.length === 0, [`silent: ${silent.join(' ')}`])
+  }
+}
+
+/** A pod sees another pod's own address; a host outside sees the node's. */
+async function checkSources(lab: Lab, pods: readonly Pod[]): Promise<void> {
+  const [first, second] = pods
+  if (!first || !second) return
+  const inside = await startMirror(second.namespace)
+  lab.onClose(() => inside.close())
+  const outside = await startMirror(lab.switch)
+  lab.onClose(() => outside.close())
+  const byPod = await inside.seenFrom(first.namespace, second.address).catch(String)
+  check(`pod 2 sees pod 1 as ${byPod}, its own address`, byPod === first.address)
+  const byHost = await outside.seenFrom(first.namespace, lab.outside).catch(String)
+  check(`a host outside sees pod 1 as ${byHost}, node 1's address`, byHost === lab.address(1))
+}
+
+/** What people do to a node by mistake, and how long the damage lasts. */
+async function checkHealing(lab: Lab, daemons: readonly Daemon[], pods: readonly Pod[]): Promise<void> {
+  const [first] = daemons
+  const target = pods[1]?.address ?? ''
+  if (!first) return
+  for (const damage of [
+    'ip route flush dev flannel.1',
+    'ip neigh flush dev flannel.1 nud permanent',
+    'ip link del flannel.1',
+  ]) {
+    await first.namespace.run(...damage.split(' '))
+    const begin = monotonic()
+    const found = await settle(lab, first, 1)
+    const after = (monotonic() - begin).toFixed(0)
+    const works = found.length === 0 && (await first.namespace.ping(target, 2))
+    check(`node 1: "${damage}" is healed within ${after} ms`, works, found)
+  }
+}
+
+async function main(): Promise<void> {
+  const begin = monotonic()
+  const binary = process.argv[2] ?? OURS
+  say(bold('flanneld: three nodes, one etcd, the real kernel'))
+  const lab = await Lab.create({ nodes: NODES.length })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => void lab.close().finally(() => process.exit(1)))
+  }
+  try {
+    await show(lab, binary)
+  } finally {
+    await lab.close()
+  }
+  const left = (await run(['ip', 'netns', 'list'])).includes(lab.name)
+  check('everything is removed again', !left)
+  const seconds = ((monotonic() - begin) / 1000).toFixed(1)
+  say(
+    failed === 0 ? green(`\nAll is well. (${seconds} s)`) : red(`\n${failed} checks failed. (${seconds} s)`),
+  )
+  process.exitCode = failed === 0 ? 0 : 1
+}
+
+await main()
