@@ -1,0 +1,147 @@
+/**
+ * The one place that finds and loads the addon (native/flannel.c), and that checks what is passed to it: the
+ * C code trusts its arguments. Results are as the C code gives them, a number that is negative for an errno,
+ * because the netlink code wants the errno and not an exception.
+ */
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { getSystemErrorName } from 'node:util'
+
+/** What the addon exports; the handle is opaque. */
+interface Addon {
+  open(protocol: number): object | number
+  setOption(handle: object, level: number, option: number, value: number): number
+  bind(handle: object): number
+  send(handle: object, bytes: Uint8Array, length: number): number
+  receive(handle: object, buffer: Uint8Array): number
+  watch(handle: object, callback: () => void): number
+  close(handle: object): void
+  notify(address: Uint8Array, message: Uint8Array): number
+}
+
+/** The addon is missing or does not load, or a datagram could not be sent. `code` is an errno name or Node's own. */
+export class NativeError extends Error {
+  override readonly name = 'NativeError'
+  readonly code: string
+
+  constructor(message: string, code: string) {
+    super(message)
+    this.code = code
+  }
+}
+
+/** One netlink socket. Every method but `close` throws once it is closed; closing twice is closing once. */
+export class NativeSocket {
+  readonly #addon: Addon
+  #handle: object | undefined
+
+  constructor(addon: Addon, handle: object) {
+    this.#addon = addon
+    this.#handle = handle
+  }
+
+  /** setsockopt(2) of an int option. Returns 0 or a negative errno. */
+  setOption(level: number, option: number, value: number): number {
+    return this.#addon.setOption(this.#open(), int32(level), int32(option), int32(value))
+  }
+
+  /** Binds to a port id that the kernel chooses, and returns it, or a negative errno. */
+  bind(): number {
+    return this.#addon.bind(this.#open())
+  }
+
+  /** Sends the first `length` bytes to the kernel as one datagram. Returns 0 or a negative errno. */
+  send(bytes: Uint8Array, length: number = bytes.length): number {
+    if (!(bytes instanceof Uint8Array) || !Number.isInteger(length) || length < 0 || length > bytes.length) {
+      throw new TypeError('send takes bytes, and a length within them')
+    }
+    return this.#addon.send(this.#open(), bytes, length)
+  }
+
+  /**
+   * Receives one datagram of the kernel into `buffer` without waiting. Returns its length, which is more than
+   * the buffer's when it was cut short, or a negative errno (EAGAIN: nothing is queued).
+   */
+  receive(buffer: Uint8Array): number {
+    if (!(buffer instanceof Uint8Array)) throw new TypeError('receive takes a buffer')
+    return this.#addon.receive(this.#open(), buffer)
+  }
+
+  /**
+   * Calls back while there is something to receive, once per turn of the event loop, and keeps the process
+   * alive until the socket is closed. Can be set once. Returns 0 or a negative errno.
+   */
+  watch(callback: () => void): number {
+    if (typeof callback !== 'function') throw new TypeError('watch takes a function')
+    return this.#addon.watch(this.#open(), callback)
+  }
+
+  close(): void {
+    if (this.#handle !== undefined) this.#addon.close(this.#handle)
+    this.#handle = undefined
+  }
+
+  #open(): object {
+    if (this.#handle === undefined) throw new Error('the netlink socket is closed')
+    return this.#handle
+  }
+}
+
+/** Opens a netlink socket of a protocol (`NETLINK_ROUTE` ...), not bound yet. Returns it or a negative errno. */
+export function openNetlinkSocket(protocol: number, addon: Addon = loadAddon()): NativeSocket | number {
+  const handle = addon.open(int32(protocol))
+  return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)
+}
+
+/**
+ * Sends one datagram to a unix socket, without waiting; `address` is a path, or a name in the abstract
+ * namespace behind an `@`, as in `$NOTIFY_SOCKET`. Throws a NativeError with the errno's name as `code`.
+ */
+export function notify(address: string, message: string, addon: Addon = loadAddon()): void {
+  if (typeof address !== 'string' || typeof message !== 'string')
+    throw new TypeError('notify takes two strings')
+  const path = Buffer.from(address.startsWith('@') ? `\0${address.slice(1)}` : address)
+  const errno = addon.notify(path, Buffer.from(message))
+  if (errno < 0)
+    throw new NativeError(`notify ${address}: ${getSystemErrorName(errno)}`, getSystemErrorName(errno))
+}
+
+let loaded: Addon | undefined
+
+/** Loads the addon at its first use: beside the program (a release), or where `make build` puts it. */
+export function loadAddon(path?: string): Addon {
+  if (path !== undefined) return requireAddon(path)
+  if (loaded === undefined) {
+    // A bundle in CommonJS form has no import.meta.dirname; then the program is what runs.
+    const here = import.meta.dirname ?? dirname(process.execPath)
+    const candidates = [join(here, 'flannel.node'), join(here, '../build/native/flannel.node')]
+    const found = candidates.find((candidate) => existsSync(candidate))
+    if (found === undefined) {
+      throw new NativeError(
+        `load the netlink addon: neither ${candidates.join(' nor ')} exists; run make build`,
+        'ENOENT',
+      )
+    }
+    loaded = requireAddon(found)
+  }
+  return loaded
+}
+
+function requireAddon(path: string): Addon {
+  try {
+    // What the file exports is fixed by the C code beside it in the repository.
+    return createRequire(path)(path) as Addon
+  } catch (cause) {
+    const { message, code } = cause as NodeJS.ErrnoException
+    throw new NativeError(
+      `load the netlink addon: ${message.split('\n')[0]}; run make build`,
+      code ?? 'EINVAL',
+    )
+  }
+}
+
+function int32(value: number): number {
+  if (!Number.isInteger(value) || value !== (value | 0)) throw new TypeError(`${value} is no 32-bit integer`)
+  return value
+}

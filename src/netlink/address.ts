@@ -1,0 +1,131 @@
+/** Addresses of devices. */
+import type { IpAddress } from '../ip.ts'
+import {
+  AF_INET,
+  AF_INET6,
+  IFA_ADDRESS,
+  IFA_BROADCAST,
+  IFA_FLAGS,
+  IFA_LABEL,
+  IFA_LOCAL,
+  NLM_F_CREATE,
+  NLM_F_DUMP,
+  NLM_F_EXCL,
+  RTM_DELADDR,
+  RTM_GETADDR,
+  RTM_NEWADDR,
+} from './constants.ts'
+import { formatIp } from './format.ts'
+import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
+import { AttributeReader, getU32, PayloadWriter } from './wire.ts'
+
+export interface Address {
+  readonly index: number
+  readonly address: IpAddress
+  /** Prefix length. */
+  readonly length: number
+  /** RT_SCOPE_*. */
+  readonly scope: number
+  /** IPv4 only: the device's name, or that with `:` and a word. */
+  readonly label: string | undefined
+  /** IFA_F_*. */
+  readonly flags: number
+  readonly broadcast: IpAddress | undefined
+}
+
+interface AddressOf {
+  readonly index: number
+  /** Of the device, for the error. */
+  readonly name: string
+  readonly address: IpAddress
+  readonly length: number
+}
+
+// struct ifaddrmsg { u8 ifa_family; u8 ifa_prefixlen; u8 ifa_flags; u8 ifa_scope; u32 ifa_index; }
+const IFADDRMSG = 8
+
+function encode({ index, address, length }: AddressOf): Uint8Array {
+  return new PayloadWriter(24)
+    .u8(typeof address === 'number' ? AF_INET : AF_INET6)
+    .u8(length)
+    .u8(0)
+    .u8(0)
+    .u32(index)
+    .attributeIp(IFA_LOCAL, address)
+    .attributeIp(IFA_ADDRESS, address)
+    .finish()
+}
+
+/** Adds an address of global scope, without label or broadcast; EEXIST when the device has it. */
+export function addAddress(address: AddressOf): NetlinkRequest {
+  return {
+    type: RTM_NEWADDR,
+    flags: NLM_F_CREATE | NLM_F_EXCL,
+    payload: encode(address),
+    operation: () => `add address ${formatIp(address.address)}/${address.length} to ${address.name}`,
+  }
+}
+
+/** EADDRNOTAVAIL when the device has no such address. */
+export function deleteAddress(address: AddressOf): NetlinkRequest {
+  return {
+    type: RTM_DELADDR,
+    flags: 0,
+    payload: encode(address),
+    operation: () => `delete address ${formatIp(address.address)}/${address.length} from ${address.name}`,
+  }
+}
+
+/** The addresses of a family, of one device when `index` is given (ENODEV when it is gone). */
+export function dumpAddresses(of: { readonly family: 4 | 6; readonly index?: number }): DumpRequest<Address> {
+  const family = of.family === 4 ? AF_INET : AF_INET6
+  return {
+    type: RTM_GETADDR,
+    flags: NLM_F_DUMP,
+    payload: new PayloadWriter(IFADDRMSG)
+      .u8(family)
+      .u8(0)
+      .u8(0)
+      .u8(0)
+      .u32(of.index ?? 0)
+      .finish(),
+    operation: () => `list IPv${of.family} addresses`,
+    decode: only(decodeAddress, ({ index }) => of.index === undefined || index === of.index),
+  }
+}
+
+/** RTM_NEWADDR or RTM_DELADDR; undefined when it cannot be read. */
+export function decodeAddress(payload: Uint8Array): Address | undefined {
+  const attributes = new AttributeReader(payload, IFADDRMSG)
+  const [family, length = 0, shortFlags = 0, scope = 0] = payload
+  if (attributes.failed || (family !== AF_INET && family !== AF_INET6)) return undefined
+  let local: IpAddress | undefined
+  let address: IpAddress | undefined
+  let broadcast: IpAddress | undefined
+  let label: string | undefined
+  let flags = shortFlags
+  while (attributes.next()) {
+    switch (attributes.type) {
+      case IFA_LOCAL:
+        local = attributes.ip()
+        break
+      // On a point-to-point device this is the other side's.
+      case IFA_ADDRESS:
+        address = attributes.ip()
+        break
+      case IFA_BROADCAST:
+        broadcast = attributes.ip()
+        break
+      case IFA_LABEL:
+        label = attributes.string()
+        break
+      // All 32 bits, of which the header has room for 8.
+      case IFA_FLAGS:
+        flags = attributes.u32()
+        break
+    }
+  }
+  const own = local ?? address
+  if (attributes.failed || own === undefined) return undefined
+  return { index: getU32(payload, 4), address: own, length, scope, label, flags, broadcast }
+}

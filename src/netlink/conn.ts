@@ -1,0 +1,250 @@
+/**
+ * The connection that requests go through.
+ *
+ * It is synchronous: rtnetlink handles a request within the sendmsg(2) that brings it, so when that returns
+ * the answer is queued, and for a dump each recvmsg(2) makes the next part. There is nothing to wait for.
+ *
+ * Writing thousands of entries one by one costs a system call each way for every one. A batch puts as many
+ * messages as fit into one datagram and asks for an acknowledgement of the last only: the kernel handles them
+ * in order, goes on after one it refuses, reports every refusal by its sequence number, and the final
+ * acknowledgement says that all before it have been handled. No error and the final acknowledgement is success.
+ */
+import { constants } from 'node:os'
+import { type Ack, decodeDone, decodeError } from './ack.ts'
+import {
+  NLM_F_ACK,
+  NLM_F_DUMP_INTR,
+  NLM_F_REQUEST,
+  NLMSG_DONE,
+  NLMSG_ERROR,
+  NLMSG_NOOP,
+  NLMSG_OVERRUN,
+} from './constants.ts'
+import { errnoName, NetlinkError } from './errors.ts'
+import type { DumpRequest, NetlinkRequest } from './request.ts'
+import type { NetlinkSocket } from './socket.ts'
+import { type Trace, traceDatagram } from './trace.ts'
+import { align, NLMSG_HDRLEN, readMessages, setU16, writeHeader } from './wire.ts'
+
+const CHUNK = 64 << 10
+
+/** A table that changes all the time interrupts dumps; after this many the answer is "cannot tell". */
+const DUMP_ATTEMPTS = 10
+
+/** Errors of the socket in a row before it is given up: each loss of datagrams is reported once. */
+const MAX_RECEIVE_ERRORS = 8
+
+const { EBADMSG, EINTR, ENOBUFS } = constants.errno
+const LOST = "the kernel's answer was lost"
+
+export class Rtnl {
+  readonly #socket: NetlinkSocket
+  readonly #trace: Trace | undefined
+  readonly #chunk = new Uint8Array(CHUNK)
+  #sequence = 0
+
+  constructor(socket: NetlinkSocket, options: { readonly trace?: Trace | undefined } = {}) {
+    this.#socket = socket
+    this.#trace = options.trace
+  }
+
+  /** The notifications of what is done here carry it. */
+  get portId(): number {
+    return this.#socket.portId
+  }
+
+  close(): void {
+    this.#socket.close()
+  }
+
+  /** Does one request. Throws a NetlinkError when the kernel refuses it, or its answer is lost. */
+  execute(request: NetlinkRequest): void {
+    const [error] = this.batch([request])
+    if (error !== undefined) throw error
+  }
+
+  /**
+   * Does all requests, in order; one that is refused does not stop the rest. Returns for each of them, at its
+   * index, undefined when the kernel acknowledged it, or why it must be taken as not done: an acknowledgement
+   * that is lost makes an error of every request it was to speak for.
+   */
+  batch(requests: readonly NetlinkRequest[]): (NetlinkError | undefined)[] {
+    const errors = new Array<NetlinkError | undefined>(requests.length).fill(undefined)
+    for (let first = 0; first < requests.length; ) first += this.#doChunk(requests, first, errors)
+    return errors
+  }
+
+  /**
+   * All entries, from one dump that nothing interrupted; entries that cannot be read are left out. Throws a
+   * NetlinkError when the kernel refuses, or with EINTR when the table would not hold still.
+   */
+  dump<T>(request: DumpRequest<T>): T[] {
+    for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
+      const entries = this.#dumpOnce(request)
+      if (entries !== undefined) return entries
+    }
+    throw new NetlinkError(request.operation(), EINTR, `changed during each of ${DUMP_ATTEMPTS} dumps`)
+  }
+
+  /** The one answer to a question. Throws a NetlinkError when the kernel refuses, or the answer cannot be read. */
+  get<T>(request: DumpRequest<T>): T {
+    for (const message of this.#ask(request)) {
+      if (message.type === NLMSG_ERROR) this.#check(request, decodeError(message))
+      const value = request.decode(message.payload)
+      if (value === undefined) throw new NetlinkError(request.operation(), EBADMSG)
+      return value
+    }
+    throw new NetlinkError(request.operation(), ENOBUFS, LOST)
+  }
+
+  /** Sends the requests from `first` on that fit into one datagram, and returns how many those were. */
+  #doChunk(requests: readonly NetlinkRequest[], first: number, errors: (NetlinkError | undefined)[]): number {
+    const chunk = this.#chunk
+    const firstSequence = this.#nextSequence()
+    let sequence = firstSequence
+    let length = 0
+    let last = 0
+    let count = 0
+    for (; first + count < requests.length; count++) {
+      const { type, flags, payload } = requests[first + count] as NetlinkRequest
+      const size = NLMSG_HDRLEN + align(payload.length)
+      if (length + size > CHUNK) break
+      if (count > 0) sequence = this.#nextSequence()
+      last = length
+      writeHeader(chunk, length, { type, flags: flags | NLM_F_REQUEST, sequence, portId: 0 }, payload.length)
+      const at = length + NLMSG_HDRLEN
+      for (let i = 0; i < payload.length; i++) chunk[at + i] = payload[i] as number
+      length += size
+      chunk.fill(0, at + payload.length, length)
+    }
+    if (count === 0)
+      throw new RangeError(`a request of more than ${CHUNK} bytes: ${requests[first]?.operation()}`)
+    setU16(chunk, last + 6, (requests[first + count - 1] as NetlinkRequest).flags | NLM_F_REQUEST | NLM_F_ACK)
+
+    const fail = (index: number, ack: Ack) => {
+      const operation = (requests[first + index] as NetlinkRequest).operation()
+      errors[first + index] = new NetlinkError(operation, ack.errno, ack.text)
+    }
+    const unknown = this.#sendChunk(chunk.subarray(0, length), firstSequence, count, fail)
+    if (unknown !== undefined) {
+      for (let i = 0; i < count; i++) if (errors[first + i] === undefined) fail(i, unknown)
+    }
+    return count
+  }
+
+  /** Returns why the outcome of those for which `fail` was not called is unknown, if it is. */
+  #sendChunk(
+    chunk: Uint8Array,
+    firstSequence: number,
+    count: number,
+    fail: (index: number, ack: Ack) => void,
+  ): Ack | undefined {
+    const lost = { errno: ENOBUFS, text: LOST }
+    try {
+      this.#send(chunk)
+    } catch (error) {
+      return { errno: asNetlinkError(error).errno, text: undefined }
+    }
+    let unknown: Ack | undefined
+    for (let failures = 0; failures < MAX_RECEIVE_ERRORS; ) {
+      let datagram: Uint8Array | undefined
+      try {
+        datagram = this.#receive()
+      } catch (error) {
+        unknown = { errno: asNetlinkError(error).errno, text: LOST }
+        failures++
+        continue
+      }
+      if (datagram === undefined) return unknown ?? lost
+      for (const message of readMessages(datagram)) {
+        const index = (message.sequence - firstSequence) >>> 0
+        if (message.type !== NLMSG_ERROR || index >= count) continue
+        const ack = decodeError(message)
+        if (ack.errno !== 0) fail(index, ack)
+        // A loss is reported before what is left in the queue, so it is known by now.
+        if (index === count - 1) return unknown
+      }
+    }
+    return unknown
+  }
+
+  /** Undefined when the dump was interrupted. */
+  #dumpOnce<T>(request: DumpRequest<T>): T[] | undefined {
+    const entries: T[] = []
+    let interrupted = false
+    for (const message of this.#ask(request)) {
+      if ((message.flags & NLM_F_DUMP_INTR) !== 0) interrupted = true
+      if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
+        const ack = message.type === NLMSG_ERROR ? decodeError(message) : decodeDone(message)
+        if (request.none !== undefined && errnoName(ack.errno) === request.none) return []
+        this.#check(request, ack)
+        return interrupted ? undefined : entries
+      }
+      const entry = request.decode(message.payload)
+      if (entry !== undefined) entries.push(entry)
+    }
+    throw new NetlinkError(request.operation(), ENOBUFS, LOST)
+  }
+
+  /** Sends a question and yields the messages of its answer for as long as there are any. */
+  *#ask({ type, flags, payload, operation }: NetlinkRequest) {
+    const sequence = this.#nextSequence()
+    const length = NLMSG_HDRLEN + payload.length
+    writeHeader(this.#chunk, 0, { type, flags: flags | NLM_F_REQUEST, sequence, portId: 0 }, payload.length)
+    this.#chunk.set(payload, NLMSG_HDRLEN)
+    try {
+      this.#send(this.#chunk.subarray(0, length))
+      for (let datagram = this.#receive(); datagram !== undefined; datagram = this.#receive()) {
+        for (const message of readMessages(datagram)) {
+          // What is left of an earlier exchange that broke off has another number.
+          if (message.sequence !== sequence || message.type === NLMSG_NOOP || message.type === NLMSG_OVERRUN)
+            continue
+          yield message
+        }
+      }
+    } catch (error) {
+      const { errno, kernelMessage } = asNetlinkError(error)
+      // The kernel takes no further dump before this one is read to its end.
+      this.#discard()
+      throw new NetlinkError(operation(), errno, kernelMessage ?? LOST)
+    }
+  }
+
+  #discard(): void {
+    for (let failures = 0; failures < MAX_RECEIVE_ERRORS; ) {
+      try {
+        if (this.#receive() === undefined) return
+      } catch (error) {
+        asNetlinkError(error)
+        failures++
+      }
+    }
+  }
+
+  #check(request: NetlinkRequest, { errno, text }: Ack): void {
+    if (errno !== 0) throw new NetlinkError(request.operation(), errno, text)
+  }
+
+  #send(bytes: Uint8Array): void {
+    if (this.#trace !== undefined) traceDatagram(this.#trace, '>', bytes)
+    this.#socket.send(bytes)
+  }
+
+  #receive(): Uint8Array | undefined {
+    const datagram = this.#socket.receive()
+    if (this.#trace !== undefined && datagram !== undefined) traceDatagram(this.#trace, '<', datagram)
+    return datagram
+  }
+
+  /** Not 0, which is what the kernel puts into its notifications. */
+  #nextSequence(): number {
+    this.#sequence = this.#sequence === 0xffffffff ? 1 : this.#sequence + 1
+    return this.#sequence
+  }
+}
+
+/** Passes on what is no word from the socket but a defect, such as use after close. */
+function asNetlinkError(error: unknown): NetlinkError {
+  if (error instanceof NetlinkError) return error
+  throw error
+}

@@ -1,0 +1,119 @@
+/**
+ * Forwarding entries of a VXLAN device: frames to this MAC go to the tunnel end at this underlay address. Not
+ * to be mixed up with neighbour entries (neighbour.ts), which say what MAC an overlay address has. Both travel
+ * as RTM_NEWNEIGH; family AF_BRIDGE is what makes it this.
+ */
+import { formatIpv4, type Ipv4, type MacAddress } from '../ip.ts'
+import {
+  AF_BRIDGE,
+  NDA_DST,
+  NDA_LLADDR,
+  NDA_PORT,
+  NDA_VNI,
+  NLM_F_CREATE,
+  NLM_F_DUMP,
+  NLM_F_REPLACE,
+  NTF_SELF,
+  NUD_PERMANENT,
+  RTM_DELNEIGH,
+  RTM_GETNEIGH,
+  RTM_NEWNEIGH,
+} from './constants.ts'
+import { NDMSG, ndmsg } from './ndmsg.ts'
+import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
+import { AttributeReader, getU16, getU32, PayloadWriter } from './wire.ts'
+
+export interface FdbEntry {
+  readonly index: number
+  readonly mac: MacAddress
+  /** Undefined for a bridge's entry, and for an IPv6 tunnel end. */
+  readonly destination: Ipv4 | undefined
+  /** NUD_*. */
+  readonly state: number
+  /** NTF_*. */
+  readonly flags: number
+  /** UDP port and VNI, where they are not the device's own. */
+  readonly port: number | undefined
+  readonly vni: number | undefined
+}
+
+/** Writes an entry, permanent unless `state` says otherwise, in the place of the one with the same MAC. */
+export function replaceFdbEntry(
+  entry: {
+    readonly index: number
+    readonly mac: MacAddress
+    readonly destination: Ipv4
+    readonly state?: number
+  },
+  device: string,
+): NetlinkRequest {
+  const { index, mac, destination, state = NUD_PERMANENT } = entry
+  return {
+    type: RTM_NEWNEIGH,
+    flags: NLM_F_CREATE | NLM_F_REPLACE,
+    payload: ndmsg(new PayloadWriter(32), AF_BRIDGE, index, state, NTF_SELF)
+      .attributeMac(NDA_LLADDR, mac)
+      .attributeIp(NDA_DST, destination)
+      .finish(),
+    operation: () => `write FDB entry ${mac} -> ${formatIpv4(destination)} on ${device}`,
+  }
+}
+
+/** Deletes one destination of a MAC, or without `destination` all of them; ENOENT when there is none. */
+export function deleteFdbEntry(
+  entry: Pick<FdbEntry, 'index' | 'mac' | 'destination'> & Partial<Pick<FdbEntry, 'port' | 'vni'>>,
+  device: string,
+): NetlinkRequest {
+  const { index, mac, destination, port, vni } = entry
+  const writer = ndmsg(new PayloadWriter(32), AF_BRIDGE, index, 0, NTF_SELF).attributeMac(NDA_LLADDR, mac)
+  if (destination !== undefined) writer.attributeIp(NDA_DST, destination)
+  if (port !== undefined) writer.attributeU16be(NDA_PORT, port)
+  if (vni !== undefined) writer.attributeU32(NDA_VNI, vni)
+  const to = destination === undefined ? '' : ` -> ${formatIpv4(destination)}`
+  return {
+    type: RTM_DELNEIGH,
+    flags: 0,
+    payload: writer.finish(),
+    operation: () => `delete FDB entry ${mac}${to} on ${device}`,
+  }
+}
+
+/** The entries of one device. Here the kernel filters by `ndm_ifindex`, not by NDA_IFINDEX as for neighbours. */
+export function dumpFdb({ index }: { readonly index: number }): DumpRequest<FdbEntry> {
+  return {
+    type: RTM_GETNEIGH,
+    flags: NLM_F_DUMP,
+    payload: ndmsg(new PayloadWriter(NDMSG), AF_BRIDGE, index, 0, 0).finish(),
+    operation: () => `list FDB entries of device ${index}`,
+    decode: only(decodeFdbEntry, (entry) => entry.index === index),
+  }
+}
+
+/** RTM_NEWNEIGH or RTM_DELNEIGH of family AF_BRIDGE; undefined when it cannot be read or is of another family. */
+export function decodeFdbEntry(payload: Uint8Array): FdbEntry | undefined {
+  const attributes = new AttributeReader(payload, NDMSG)
+  if (attributes.failed || payload[0] !== AF_BRIDGE) return undefined
+  let mac: MacAddress | undefined
+  let destination: Ipv4 | undefined
+  let port: number | undefined
+  let vni: number | undefined
+  while (attributes.next()) {
+    switch (attributes.type) {
+      case NDA_LLADDR:
+        mac = attributes.mac()
+        break
+      case NDA_DST:
+        if (attributes.length === 4) destination = attributes.ipv4()
+        break
+      case NDA_PORT:
+        port = attributes.u16be()
+        break
+      case NDA_VNI:
+        vni = attributes.u32()
+        break
+    }
+  }
+  if (attributes.failed || mac === undefined) return undefined
+  const state = getU16(payload, 8)
+  return { index: getU32(payload, 4), mac, destination, state, flags: payload[10] ?? 0, port, vni }
+}

@@ -1,0 +1,219 @@
+/** IPv4 routes. */
+import { formatIpv4, formatSubnet, type Ipv4, type Subnet } from '../ip.ts'
+import {
+  AF_INET,
+  NLM_F_CREATE,
+  NLM_F_DUMP,
+  NLM_F_REPLACE,
+  RT_TABLE_MAIN,
+  RTA_DST,
+  RTA_GATEWAY,
+  RTA_MULTIPATH,
+  RTA_NH_ID,
+  RTA_OIF,
+  RTA_PREFSRC,
+  RTA_PRIORITY,
+  RTA_TABLE,
+  RTM_DELROUTE,
+  RTM_F_CLONED,
+  RTM_F_LOOKUP_TABLE,
+  RTM_GETROUTE,
+  RTM_NEWROUTE,
+  RTNH_F_ONLINK,
+} from './constants.ts'
+import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
+import { AttributeReader, getU32, PayloadWriter } from './wire.ts'
+
+export interface Route {
+  readonly destination: Subnet
+  readonly table: number
+  /** RTPROT_*: who made it. */
+  readonly protocol: number
+  /** RT_SCOPE_*. */
+  readonly scope: number
+  /** RTN_*. */
+  readonly type: number
+  readonly tos: number
+  /** Priority; 0, the best, is what a route has that nobody gave one. */
+  readonly metric: number
+  readonly gateway: Ipv4 | undefined
+  /** The nexthop object it goes through; the kernel then tells gateway, device and onlink of that, too. */
+  readonly nexthopId: number | undefined
+  readonly oif: number | undefined
+  /** Preferred source address. */
+  readonly source: Ipv4 | undefined
+  /** The gateway is taken to be on the link, though no route says so. */
+  readonly onlink: boolean
+  /** Several gateways, which are not read; `gateway` and `oif` are undefined. */
+  readonly multipath: boolean
+  /** Not an entry of the table but the answer to a look-up. */
+  readonly cloned: boolean
+}
+
+// struct rtmsg { u8 rtm_family, rtm_dst_len, rtm_src_len, rtm_tos, rtm_table, rtm_protocol, rtm_scope, rtm_type; u32 rtm_flags; }
+const RTMSG = 12
+
+/** What makes a route; `cloned` and `multipath` only come from the kernel. */
+export type RouteSpec = Omit<Route, 'cloned' | 'multipath'>
+
+function encode(route: RouteSpec): Uint8Array {
+  // A route through a nexthop object must not repeat what the object says.
+  const own = route.nexthopId === undefined
+  const writer = new PayloadWriter(36)
+    .u8(AF_INET)
+    .u8(route.destination.length)
+    .u8(0)
+    .u8(route.tos)
+    .u8(route.table < 256 ? route.table : 0)
+    .u8(route.protocol)
+    .u8(route.scope)
+    .u8(route.type)
+    .u32(own && route.onlink ? RTNH_F_ONLINK : 0)
+  if (route.destination.length > 0) writer.attributeIp(RTA_DST, route.destination.address)
+  if (route.table >= 256) writer.attributeU32(RTA_TABLE, route.table)
+  if (route.source !== undefined) writer.attributeIp(RTA_PREFSRC, route.source)
+  if (route.metric !== 0) writer.attributeU32(RTA_PRIORITY, route.metric)
+  if (!own) writer.attributeU32(RTA_NH_ID, route.nexthopId)
+  if (own && route.gateway !== undefined) writer.attributeIp(RTA_GATEWAY, route.gateway)
+  if (own && route.oif !== undefined) writer.attributeU32(RTA_OIF, route.oif)
+  return writer.finish()
+}
+
+function words(route: RouteSpec, device: string): string {
+  const gateway = route.gateway === undefined ? '' : ` via ${formatIpv4(route.gateway)}`
+  const nexthop = route.nexthopId === undefined ? '' : ` through nexthop ${route.nexthopId}`
+  const metric = route.metric === 0 ? '' : ` metric ${route.metric}`
+  const table = route.table === RT_TABLE_MAIN ? '' : ` table ${route.table}`
+  return `${formatSubnet(route.destination)}${nexthop}${gateway}${device && ` on ${device}`}${metric}${table}`
+}
+
+/**
+ * Writes a route in the place of the one with the same destination, TOS and metric, if there is one: whoever
+ * made that, and whichever device it goes to. Without `oif` the kernel finds the device.
+ */
+export function replaceRoute(route: RouteSpec, device: string): NetlinkRequest {
+  return {
+    type: RTM_NEWROUTE,
+    flags: NLM_F_CREATE | NLM_F_REPLACE,
+    payload: encode(route),
+    operation: () => `write route ${words(route, device)}`,
+  }
+}
+
+/**
+ * Deletes the route that has all of this; ESRCH when there is none. The kernel takes metric 0 for "any", and
+ * then deletes the best of those that match.
+ */
+export function deleteRoute(route: RouteSpec, device = ''): NetlinkRequest {
+  return {
+    type: RTM_DELROUTE,
+    flags: 0,
+    payload: encode(route),
+    operation: () => `delete route ${words(route, device)}`,
+  }
+}
+
+/** The routes that have all of what is given; the kernel does the filtering. */
+export function dumpRoutes(
+  filter: { readonly table?: number; readonly oif?: number; readonly protocol?: number } = {},
+): DumpRequest<Route> {
+  const { table, oif, protocol = 0 } = filter
+  const writer = new PayloadWriter(RTMSG + 16)
+    .u8(AF_INET)
+    .u8(0)
+    .u8(0)
+    .u8(0)
+    .u8(0)
+    .u8(protocol)
+    .u8(0)
+    .u8(0)
+    .u32(0)
+  if (table !== undefined) writer.attributeU32(RTA_TABLE, table)
+  if (oif !== undefined) writer.attributeU32(RTA_OIF, oif)
+  return {
+    type: RTM_GETROUTE,
+    flags: NLM_F_DUMP,
+    payload: writer.finish(),
+    operation: () => 'list routes',
+    // A table is made when its first route is: in a new namespace there is not even a main one.
+    none: 'ENOENT',
+    decode: only(
+      decodeRoute,
+      (route) =>
+        (table === undefined || route.table === table) &&
+        (oif === undefined || route.oif === oif || route.multipath) &&
+        (protocol === 0 || route.protocol === protocol),
+    ),
+  }
+}
+
+/** The route that a packet to `address` would take; ENETUNREACH when there is none. */
+export function getRoute(address: Ipv4): DumpRequest<Route> {
+  return {
+    type: RTM_GETROUTE,
+    flags: 0,
+    payload: new PayloadWriter(RTMSG + 8)
+      .u8(AF_INET)
+      .u8(32)
+      .u16(0)
+      .u32(0)
+      // So that the answer names the table that it was found in, and not always the main one.
+      .u32(RTM_F_LOOKUP_TABLE)
+      .attributeIp(RTA_DST, address)
+      .finish(),
+    operation: () => `look up the route to ${formatIpv4(address)}`,
+    decode: decodeRoute,
+  }
+}
+
+/** RTM_NEWROUTE or RTM_DELROUTE; undefined when it cannot be read or is not of IPv4. */
+export function decodeRoute(payload: Uint8Array): Route | undefined {
+  const attributes = new AttributeReader(payload, RTMSG)
+  const [family, length = 0, , tos = 0, shortTable = 0, protocol = 0, scope = 0, type = 0] = payload
+  if (attributes.failed || family !== AF_INET || length > 32) return undefined
+  const flags = getU32(payload, 8)
+  let address = 0
+  let table = shortTable
+  let metric = 0
+  let gateway: Ipv4 | undefined
+  let nexthopId: number | undefined
+  let oif: number | undefined
+  let source: Ipv4 | undefined
+  let multipath = false
+  while (attributes.next()) {
+    switch (attributes.type) {
+      case RTA_DST:
+        address = attributes.ipv4()
+        break
+      // All 32 bits, of which the header has room for 8.
+      case RTA_TABLE:
+        table = attributes.u32()
+        break
+      case RTA_PRIORITY:
+        metric = attributes.u32()
+        break
+      case RTA_GATEWAY:
+        gateway = attributes.ipv4()
+        break
+      case RTA_NH_ID:
+        nexthopId = attributes.u32()
+        break
+      case RTA_OIF:
+        oif = attributes.u32()
+        break
+      case RTA_PREFSRC:
+        source = attributes.ipv4()
+        break
+      case RTA_MULTIPATH:
+        multipath = true
+        break
+    }
+  }
+  if (attributes.failed) return undefined
+  const onlink = (flags & RTNH_F_ONLINK) !== 0
+  const cloned = (flags & RTM_F_CLONED) !== 0
+  return {
+    ...{ destination: { address, length }, table, protocol, scope, type, tos, metric, gateway, nexthopId },
+    ...{ oif, source, onlink, multipath, cloned },
+  }
+}

@@ -1,0 +1,122 @@
+import { endianness } from 'node:os'
+import { type NativeSocket, openNetlinkSocket } from '../native.ts'
+import {
+  NETLINK_ADD_MEMBERSHIP,
+  NETLINK_CAP_ACK,
+  NETLINK_EXT_ACK,
+  NETLINK_GET_STRICT_CHK,
+  NETLINK_ROUTE,
+  SO_RCVBUF,
+  SO_RCVBUFFORCE,
+  SOL_NETLINK,
+  SOL_SOCKET,
+} from './constants.ts'
+import { NetlinkError } from './errors.ts'
+
+/** One netlink socket to the kernel, or to a fake one. */
+export interface NetlinkSocket {
+  /** The kernel's number for this socket; its notifications carry that of the socket which caused them. */
+  readonly portId: number
+  /** Throws a NetlinkError when the kernel does not take the datagram. */
+  send(bytes: Uint8Array): void
+  /**
+   * One datagram, which stays as it is only until the next call; undefined when nothing is queued. Throws a
+   * NetlinkError, with code ENOBUFS when datagrams were lost; later calls go on with those that were not.
+   */
+  receive(): Uint8Array | undefined
+  /** Calls back while something is queued, once per turn of the event loop; also after a loss. Can be set once. */
+  onReadable(callback: () => void): void
+  /** Closing twice is closing once; any other use after it throws. */
+  close(): void
+}
+
+/** Room for the answers to a whole batch that the kernel refuses message by message: 64 KiB make some 1,400. */
+const REQUEST_BUFFER = 4 << 20
+
+/** Room for the notifications of 20,000 changes, at nearly 1 KiB of kernel memory each, while we are busy. */
+const MONITOR_BUFFER = 16 << 20
+
+/** No datagram of rtnetlink is larger: it fills dumps to 32 KiB, and we ask for links without their statistics. */
+const DATAGRAM = 64 << 10
+
+/** A socket for requests: arguments are checked strictly, refusals explained, and requests not sent back in them. */
+export function openRtnetlink(): NetlinkSocket {
+  return openSocket(REQUEST_BUFFER, (socket) => {
+    // Linux 4.20, 4.12 and 4.3: older kernels do not have them and are used without.
+    socket.setOption(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+    socket.setOption(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+    socket.setOption(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+  })
+}
+
+/** A socket that receives the notifications of these groups (`RTNLGRP_*`), with room for `receiveBuffer` bytes. */
+export function openRtnetlinkMonitor(
+  groups: readonly number[],
+  receiveBuffer = MONITOR_BUFFER,
+): NetlinkSocket {
+  return openSocket(receiveBuffer, (socket) => {
+    for (const group of groups) {
+      const result = socket.setOption(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+      if (result < 0) throw new NetlinkError(`join rtnetlink group ${group}`, -result)
+    }
+  })
+}
+
+function openSocket(receiveBuffer: number, configure: (socket: NativeSocket) => void): NetlinkSocket {
+  if (endianness() !== 'LE')
+    throw new Error('open rtnetlink: this program does not run on big-endian machines')
+  const socket = openNetlinkSocket(NETLINK_ROUTE)
+  if (typeof socket === 'number') throw new NetlinkError('open rtnetlink socket', -socket)
+  try {
+    setReceiveBuffer(socket, receiveBuffer)
+    const portId = socket.bind()
+    if (portId < 0) throw new NetlinkError('bind rtnetlink socket', -portId)
+    // Only now: bind(2) takes the socket out of the first 32 groups when it is not given them.
+    configure(socket)
+    return new KernelSocket(socket, portId)
+  } catch (error) {
+    socket.close()
+    throw error
+  }
+}
+
+/** Beyond net.core.rmem_max takes CAP_NET_ADMIN; without it, as much as there is to have. */
+function setReceiveBuffer(socket: NativeSocket, size: number): void {
+  if (socket.setOption(SOL_SOCKET, SO_RCVBUFFORCE, size) < 0) socket.setOption(SOL_SOCKET, SO_RCVBUF, size)
+}
+
+const EAGAIN = 11
+const EMSGSIZE = 90
+
+class KernelSocket implements NetlinkSocket {
+  readonly portId: number
+  readonly #socket: NativeSocket
+  readonly #buffer = new Uint8Array(DATAGRAM)
+
+  constructor(socket: NativeSocket, portId: number) {
+    this.#socket = socket
+    this.portId = portId
+  }
+
+  send(bytes: Uint8Array): void {
+    const result = this.#socket.send(bytes)
+    if (result < 0) throw new NetlinkError('send to rtnetlink', -result)
+  }
+
+  receive(): Uint8Array | undefined {
+    const length = this.#socket.receive(this.#buffer)
+    if (length === -EAGAIN) return undefined
+    if (length < 0) throw new NetlinkError('receive from rtnetlink', -length)
+    if (length > DATAGRAM) throw new NetlinkError('receive from rtnetlink', EMSGSIZE, `${length} bytes`)
+    return this.#buffer.subarray(0, length)
+  }
+
+  onReadable(callback: () => void): void {
+    const result = this.#socket.watch(callback)
+    if (result < 0) throw new NetlinkError('watch rtnetlink', -result)
+  }
+
+  close(): void {
+    this.#socket.close()
+  }
+}

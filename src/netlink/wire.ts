@@ -1,0 +1,372 @@
+/**
+ * How netlink puts values into bytes, and nothing about what they mean.
+ *
+ * A datagram is a row of messages, each a 16-byte header and a payload; a payload is a fixed struct and a row
+ * of attributes, each a 4-byte header and a value; an attribute may hold attributes. Everything starts on a
+ * 4-byte boundary and numbers are in the host's order, except addresses and UDP ports (network order). Only
+ * little-endian hosts are served, which is every one that Node has a build for but s390x.
+ *
+ * Tens of thousands of small messages pass here at a time. So the writer writes into one array of the right
+ * size (V8 keeps arrays up to 64 bytes on its own heap, which makes them cheap), and the reader walks the
+ * received datagram in place.
+ */
+import type { IpAddress, Ipv4, Ipv6, MacAddress } from '../ip.ts'
+import { NLA_TYPE_MASK } from './constants.ts'
+
+// struct nlmsghdr { __u32 nlmsg_len; __u16 nlmsg_type; __u16 nlmsg_flags; __u32 nlmsg_seq; __u32 nlmsg_pid; }
+export const NLMSG_HDRLEN = 16
+
+// #define NLMSG_ALIGN(len) (((len) + NLMSG_ALIGNTO - 1) & ~(NLMSG_ALIGNTO - 1))
+export function align(length: number): number {
+  return (length + 3) & ~3
+}
+
+/** nlmsghdr with its payload. `portId` is who sent it or caused it, 0 for the kernel itself. */
+export interface NetlinkMessage {
+  readonly type: number
+  readonly flags: number
+  readonly sequence: number
+  readonly portId: number
+  readonly payload: Uint8Array
+}
+
+/** Writes a header at `offset`; the payload, of `length` bytes, follows at `offset + NLMSG_HDRLEN`. */
+export function writeHeader(
+  bytes: Uint8Array,
+  offset: number,
+  header: Omit<NetlinkMessage, 'payload'>,
+  length: number,
+): void {
+  setU32(bytes, offset, NLMSG_HDRLEN + length)
+  setU16(bytes, offset + 4, header.type)
+  setU16(bytes, offset + 6, header.flags)
+  setU32(bytes, offset + 8, header.sequence)
+  setU32(bytes, offset + 12, header.portId)
+}
+
+/** One message as a datagram of its own. */
+export function encodeMessage(message: NetlinkMessage): Uint8Array {
+  const bytes = new Uint8Array(NLMSG_HDRLEN + align(message.payload.length))
+  writeHeader(bytes, 0, message, message.payload.length)
+  bytes.set(message.payload, NLMSG_HDRLEN)
+  return bytes
+}
+
+/** The messages of a datagram, in order. Payloads are views of it. Stops at the first impossible length. */
+export function* readMessages(datagram: Uint8Array): Generator<NetlinkMessage, void, undefined> {
+  for (let offset = 0; offset + NLMSG_HDRLEN <= datagram.length; ) {
+    const length = getU32(datagram, offset)
+    if (length < NLMSG_HDRLEN || length > datagram.length - offset) return
+    yield {
+      type: getU16(datagram, offset + 4),
+      flags: getU16(datagram, offset + 6),
+      sequence: getU32(datagram, offset + 8),
+      portId: getU32(datagram, offset + 12),
+      payload: datagram.subarray(offset + NLMSG_HDRLEN, offset + length),
+    }
+    offset += align(length)
+  }
+}
+
+/** Builds a payload: the fixed struct first, then attributes. `capacity` is a guess; a right one saves a copy. */
+export class PayloadWriter {
+  #bytes: Uint8Array
+  #length = 0
+
+  constructor(capacity: number) {
+    this.#bytes = new Uint8Array(capacity)
+  }
+
+  u8(value: number): this {
+    const at = this.#reserve(1)
+    this.#bytes[at] = value
+    return this
+  }
+
+  u16(value: number): this {
+    const at = this.#reserve(2)
+    setU16(this.#bytes, at, value)
+    return this
+  }
+
+  u32(value: number): this {
+    const at = this.#reserve(4)
+    setU32(this.#bytes, at, value)
+    return this
+  }
+
+  attributeU8(type: number, value: number): this {
+    const at = this.#attribute(type, 1)
+    this.#bytes[at] = value
+    return this
+  }
+
+  attributeU16be(type: number, value: number): this {
+    const at = this.#attribute(type, 2)
+    this.#bytes[at] = value >>> 8
+    this.#bytes[at + 1] = value
+    return this
+  }
+
+  attributeU32(type: number, value: number): this {
+    const at = this.#attribute(type, 4)
+    setU32(this.#bytes, at, value)
+    return this
+  }
+
+  attributeIp(type: number, address: IpAddress): this {
+    const at = this.#attribute(type, typeof address === 'number' ? 4 : 16)
+    if (typeof address === 'number') setU32be(this.#bytes, at, address)
+    else {
+      for (let i = 0; i < 4; i++) {
+        setU32be(this.#bytes, at + 4 * i, Number((address >> BigInt(96 - 32 * i)) & 0xffffffffn))
+      }
+    }
+    return this
+  }
+
+  /** Throws a RangeError when `mac` is not six octets with colons. */
+  attributeMac(type: number, mac: MacAddress): this {
+    const at = this.#attribute(type, 6)
+    if (!setMac(this.#bytes, at, mac)) throw new RangeError(`${mac} is no MAC address`)
+    return this
+  }
+
+  /** A string with its final NUL. */
+  attributeString(type: number, text: string): this {
+    const utf8 = Buffer.from(text)
+    const at = this.#attribute(type, utf8.length + 1)
+    this.#bytes.set(utf8, at)
+    return this
+  }
+
+  /** A string without a final NUL, as iproute2 writes the kind of a link. */
+  attributeText(type: number, text: string): this {
+    const utf8 = Buffer.from(text)
+    const at = this.#attribute(type, utf8.length)
+    this.#bytes.set(utf8, at)
+    return this
+  }
+
+  /** An attribute that says all by being there. */
+  attributeFlag(type: number): this {
+    this.#attribute(type, 0)
+    return this
+  }
+
+  /** An attribute that holds what `write` adds. */
+  nested(type: number, write: (writer: this) => void): this {
+    const at = this.#attribute(type, 0)
+    write(this)
+    setU16(this.#bytes, at - 4, this.#length - (at - 4))
+    return this
+  }
+
+  /** The payload. The writer is of no use afterwards. */
+  finish(): Uint8Array {
+    return this.#length === this.#bytes.length ? this.#bytes : this.#bytes.slice(0, this.#length)
+  }
+
+  // struct nlattr { __u16 nla_len; __u16 nla_type; }, nla_len without padding
+  #attribute(type: number, length: number): number {
+    const at = this.#reserve(align(4 + length))
+    setU16(this.#bytes, at, 4 + length)
+    setU16(this.#bytes, at + 2, type)
+    return at + 4
+  }
+
+  #reserve(length: number): number {
+    const at = this.#length
+    this.#length += length
+    if (this.#length > this.#bytes.length) {
+      const grown = new Uint8Array(Math.max(this.#length, 2 * this.#bytes.length))
+      grown.set(this.#bytes)
+      this.#bytes = grown
+    }
+    return at
+  }
+}
+
+/**
+ * Walks the attributes of a payload:
+ *
+ *     const attributes = new AttributeReader(payload, 12)
+ *     while (attributes.next()) switch (attributes.type) { case NDA_DST: dst = attributes.ipv4(); break ... }
+ *     if (attributes.failed) return undefined
+ *
+ * It remembers its first error, and from then on there is no next attribute: a decoder checks once, at the
+ * end. A value shorter or longer than what is asked for is an error; attributes not asked for are skipped.
+ */
+export class AttributeReader {
+  /** Of the current attribute, without NLA_F_NESTED and NLA_F_NET_BYTEORDER. */
+  type = 0
+  failed: boolean
+  readonly #bytes: Uint8Array
+  readonly #end: number
+  #value = 0
+  #length = 0
+  #next: number
+
+  /** Reads the attributes in `bytes` from `start` on; a payload that ends before `start` is an error. */
+  constructor(bytes: Uint8Array, start: number, end: number = bytes.length) {
+    this.#bytes = bytes
+    this.#next = start
+    this.#end = end
+    this.failed = start > end
+  }
+
+  next(): boolean {
+    const at = this.#next
+    if (this.failed || at >= this.#end) return false
+    const length = at + 4 <= this.#end ? getU16(this.#bytes, at) : 0
+    if (length < 4 || at + length > this.#end) {
+      this.failed = true
+      return false
+    }
+    this.type = getU16(this.#bytes, at + 2) & NLA_TYPE_MASK
+    this.#value = at + 4
+    this.#length = length - 4
+    this.#next = at + align(length)
+    return true
+  }
+
+  /** Length of the current value in bytes. */
+  get length(): number {
+    return this.#length
+  }
+
+  u8(): number {
+    return this.#expect(1) ? (this.#bytes[this.#value] as number) : 0
+  }
+
+  u16be(): number {
+    if (!this.#expect(2)) return 0
+    return ((this.#bytes[this.#value] as number) << 8) | (this.#bytes[this.#value + 1] as number)
+  }
+
+  u32(): number {
+    return this.#expect(4) ? getU32(this.#bytes, this.#value) : 0
+  }
+
+  ipv4(): Ipv4 {
+    return this.#expect(4) ? getU32be(this.#bytes, this.#value) : 0
+  }
+
+  ipv6(): Ipv6 {
+    if (!this.#expect(16)) return 0n
+    let address = 0n
+    for (let i = 0; i < 4; i++) {
+      address = (address << 32n) | BigInt(getU32be(this.#bytes, this.#value + 4 * i))
+    }
+    return address
+  }
+
+  /** An address of the family that its length says. */
+  ip(): IpAddress {
+    return this.#length === 16 ? this.ipv6() : this.ipv4()
+  }
+
+  /** Undefined for a hardware address that is no MAC: of a tunnel, or of InfiniBand. */
+  mac(): MacAddress | undefined {
+    return this.#length === 6 ? formatMac(this.#bytes, this.#value) : undefined
+  }
+
+  /** Up to the first NUL. */
+  string(): string {
+    const end = this.#value + this.#length
+    let text = ''
+    for (let i = this.#value; i < end; i++) {
+      const octet = this.#bytes[i] as number
+      if (octet === 0) return text
+      if (octet >= 0x80) return this.#utf8()
+      text += String.fromCharCode(octet)
+    }
+    return text
+  }
+
+  nested(): AttributeReader {
+    return new AttributeReader(this.#bytes, this.#value, this.#value + this.#length)
+  }
+
+  /** Makes an error of a nested reader an error of this one. */
+  join(nested: AttributeReader): void {
+    this.failed ||= nested.failed
+  }
+
+  #utf8(): string {
+    const text = Buffer.from(this.#bytes.subarray(this.#value, this.#value + this.#length)).toString()
+    const nul = text.indexOf('\0')
+    return nul < 0 ? text : text.slice(0, nul)
+  }
+
+  #expect(length: number): boolean {
+    if (this.#length !== length) this.failed = true
+    return !this.failed
+  }
+}
+
+const HEX = Array.from({ length: 256 }, (_, octet) => octet.toString(16).padStart(2, '0'))
+
+function formatMac(b: Uint8Array, at: number): MacAddress {
+  return `${hex(b, at)}:${hex(b, at + 1)}:${hex(b, at + 2)}:${hex(b, at + 3)}:${hex(b, at + 4)}:${hex(b, at + 5)}`
+}
+
+function hex(bytes: Uint8Array, at: number): string {
+  return HEX[bytes[at] as number] as string
+}
+
+function setMac(bytes: Uint8Array, at: number, mac: MacAddress): boolean {
+  if (mac.length !== 17) return false
+  for (let i = 0; i < 6; i++) {
+    const high = hexDigit(mac.charCodeAt(3 * i))
+    const low = hexDigit(mac.charCodeAt(3 * i + 1))
+    if (high < 0 || low < 0 || (i < 5 && mac.charCodeAt(3 * i + 2) !== 0x3a)) return false
+    bytes[at + i] = (high << 4) | low
+  }
+  return true
+}
+
+function hexDigit(c: number): number {
+  if (c >= 0x30 && c <= 0x39) return c - 0x30
+  const letter = c | 0x20
+  return letter >= 0x61 && letter <= 0x66 ? letter - 0x57 : -1
+}
+
+// Reads and writes at offsets that the caller has checked. Plain byte accesses are what V8 compiles best.
+
+export function getU16(b: Uint8Array, at: number): number {
+  return (b[at] as number) | ((b[at + 1] as number) << 8)
+}
+
+export function getU32(b: Uint8Array, at: number): number {
+  return (getU16(b, at) | (getU16(b, at + 2) << 16)) >>> 0
+}
+
+function getU32be(b: Uint8Array, at: number): number {
+  return (
+    (((b[at] as number) << 24) |
+      ((b[at + 1] as number) << 16) |
+      ((b[at + 2] as number) << 8) |
+      (b[at + 3] as number)) >>>
+    0
+  )
+}
+
+export function setU16(b: Uint8Array, at: number, value: number): void {
+  b[at] = value
+  b[at + 1] = value >>> 8
+}
+
+export function setU32(b: Uint8Array, at: number, value: number): void {
+  b[at] = value
+  b[at + 1] = value >>> 8
+  b[at + 2] = value >>> 16
+  b[at + 3] = value >>> 24
+}
+
+function setU32be(b: Uint8Array, at: number, value: number): void {
+  b[at] = value >>> 24
+  b[at + 1] = value >>> 16
+  b[at + 2] = value >>> 8
+  b[at + 3] = value
+}
