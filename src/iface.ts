@@ -3,8 +3,9 @@ import { formatIpv4, type Ipv4, parseIpv4 } from './ip.ts'
 import type { Logger } from './log.ts'
 import { type Address, dumpAddresses } from './netlink/address.ts'
 import type { Rtnl } from './netlink/conn.ts'
+import { RT_TABLE_MAIN } from './netlink/constants.ts'
 import { dumpLinks, type Link } from './netlink/link.ts'
-import { dumpRoutes, type Route } from './netlink/route.ts'
+import { dumpRoutes, getRoute, type Route } from './netlink/route.ts'
 
 /** The interface that carries traffic between hosts; fixed for the life of the process. */
 export interface ExternalInterface {
@@ -43,12 +44,27 @@ export class InterfaceError extends Error {
 }
 
 /** Reads links, IPv4 addresses and the main table's routes from the kernel. Throws NetlinkError. */
-export function readNetworkView(rtnl: Pick<Rtnl, 'dump'>): NetworkView {
-  const mainTable = 254
+export function readNetworkView(rtnl: Pick<Rtnl, 'dump' | 'get'>): NetworkView {
+  const routes = rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))
   return {
     links: rtnl.dump(dumpLinks()),
     addresses: rtnl.dump(dumpAddresses({ family: 4 })).flatMap(ofIpv4),
-    routes: rtnl.dump(dumpRoutes({ table: mainTable })),
+    routes: routes.map((r) =>
+      r.multipath && r.destination.length === 0 ? { ...r, oif: aGatewayOf(rtnl) } : r,
+    ),
+  }
+}
+
+/**
+ * The device that the kernel would use now, out of the several gateways of a default route. The address is of the
+ * reserved 240.0.0.0/4 (RFC 1112), for which there is no other route.
+ */
+function aGatewayOf(rtnl: Pick<Rtnl, 'get'>): number | undefined {
+  try {
+    return rtnl.get(getRoute(0xf0000001)).oif
+  } catch {
+    // All gateways are dead. Whoever names an interface does not need to know.
+    return undefined
   }
 }
 

@@ -1,0 +1,95 @@
+import { createServer } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { expect, onTestFinished, test } from 'vitest'
+import { HealthEndpointError, openHealthEndpoint } from '../src/health.ts'
+import type { Logger } from '../src/log.ts'
+
+async function open(ip = '127.0.0.1', port = 0) {
+  const lines: string[] = []
+  const write = (message: string): void => void lines.push(message)
+  const log: Logger = { trace: write, debug: write, info: write, warn: write, error: write }
+  const endpoint = await openHealthEndpoint({ ip, port }, log)
+  onTestFinished(() => endpoint.close())
+  return { endpoint, lines }
+}
+
+/** The whole answer as bytes on the wire; fetch would hide what is wrong with it. */
+async function ask(port: number, request: string): Promise<string> {
+  const socket = connect(port, '127.0.0.1')
+  socket.write(`${request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)
+  let answer = ''
+  for await (const chunk of socket) answer += chunk
+  return answer
+}
+
+test.each(['GET /healthz', 'POST /healthz', 'DELETE /healthz', 'GET /healthz?verbose'])(
+  '%s',
+  async (request) => {
+    const { endpoint } = await open()
+    const [head, body] = (await ask(endpoint.port, request)).split('\r\n\r\n')
+    expect(head).toMatch(/^HTTP\/1\.1 200 OK\r\n/)
+    expect(head).toContain('Content-Type: text/plain; charset=utf-8\r\n')
+    expect(head).toContain('Content-Length: 19\r\n')
+    expect(body).toBe('flanneld is running')
+  },
+)
+
+test('HEAD /healthz', async () => {
+  const { endpoint } = await open()
+  expect(await ask(endpoint.port, 'HEAD /healthz')).toMatch(/^HTTP\/1\.1 200 OK\r\n(.+\r\n)+\r\n$/)
+})
+
+test.each(['GET /', 'GET /healthz/', 'GET /healthzz', 'POST /metrics', 'GET http://x/'])(
+  '%s is not found',
+  async (request) => {
+    const { endpoint } = await open()
+    const [head, body] = (await ask(endpoint.port, request)).split('\r\n\r\n')
+    expect(head).toMatch(/^HTTP\/1\.1 404 Not Found\r\n/)
+    expect(head).toContain('Content-Type: text/plain; charset=utf-8\r\n')
+    expect(body).toBe('404 page not found\n')
+  },
+)
+
+test('rubbish does not end the endpoint', async () => {
+  const { endpoint } = await open()
+  expect(await ask(endpoint.port, 'rubbish')).toMatch(/^HTTP\/1\.1 400 /)
+  expect(await ask(endpoint.port, 'GET /healthz')).toMatch(/running$/)
+})
+
+test.each([
+  ['127.0.0.1', 'Start healthz server on 127.0.0.1:0'],
+  ['::1', 'Start healthz server on [::1]:0'],
+  ['', 'Start healthz server on :0'],
+])('listening on %j is logged', async (ip, line) => {
+  expect((await open(ip)).lines).toEqual([line])
+})
+
+test('a port that is taken is one clear error', async () => {
+  const other = createServer()
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => void other.close())
+  const { port } = other.address() as AddressInfo
+  const error = await open('127.0.0.1', port).catch((e: unknown) => e)
+  expect(error).toBeInstanceOf(HealthEndpointError)
+  expect(error).toMatchObject({
+    code: 'EADDRINUSE',
+    message: `Cannot start healthz server on 127.0.0.1:${port}: EADDRINUSE: another process has the port; choose one with -healthz-ip and -healthz-port`,
+  })
+})
+
+test('so is an address that is not ours', async () => {
+  await expect(open('192.0.2.1', 0)).rejects.toThrow(
+    'Cannot start healthz server on 192.0.2.1:0: EADDRNOTAVAIL: check -healthz-ip and -healthz-port',
+  )
+})
+
+test('close ends kept-alive connections too', async () => {
+  const { endpoint } = await open()
+  const socket = connect(endpoint.port, '127.0.0.1')
+  socket.write('GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n')
+  await new Promise((resolve) => socket.once('data', resolve))
+  const closed = new Promise((resolve) => socket.once('close', resolve))
+  await endpoint.close()
+  await closed
+  await expect(ask(endpoint.port, 'GET /healthz')).rejects.toThrow('ECONNREFUSED')
+})
