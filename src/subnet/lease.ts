@@ -42,3 +42,5 @@ export type LeaseEvent =
   /** `expired` tells an expiry from a delete. */
   | { readonly kind: 'delete'; readonly subnet: Subnet; readonly expired: boolean }
   | { readonly kind: 'bad'; readonly bad: BadLease }
+  /** A key that names no subnet was deleted: what was bad about it is mended. */
+  | { readonly kind: 'mended'; readonly key: string }

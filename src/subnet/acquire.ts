@@ -1,0 +1,244 @@
+import type { Clock } from '../clock.ts'
+import { formatIpv4, formatSubnet, type Ipv4, overlaps, type Subnet, sameSubnet } from '../ip.ts'
+import type { Logger } from '../log.ts'
+import { chooseSubnet } from './allocate.ts'
+import { type NetworkConfig, parseNetworkConfig } from './config.ts'
+import { EcodeKeyNotFound, EcodeNodeExist, EcodeTestFailed, isEtcdCode } from './etcd/error.ts'
+import type { Lease, LeaseAttributes } from './lease.ts'
+import { claimedSubnet } from './leasecodec.ts'
+import { Outage, reasonOf } from './outage.ts'
+import { LEASE_TTL_SECONDS, type LeaseList, type Registry } from './registry.ts'
+import { type InterfaceAddress, underlayObjection } from './validate.ts'
+
+export interface AcquireOptions {
+  readonly registry: Registry
+  readonly config: NetworkConfig
+  readonly attributes: LeaseAttributes
+  /** What an earlier run of this node had, from the subnet file. */
+  readonly previousSubnet: Subnet | undefined
+  readonly underlay: readonly InterfaceAddress[]
+  readonly signal: AbortSignal
+  readonly clock: Clock
+  readonly log: Logger
+  /** A list read a moment ago; it saves the first attempt a request. */
+  readonly list?: LeaseList
+}
+
+export interface AcquiredLease {
+  readonly lease: Lease
+  /** The list the choice was made from: what a watch may go on from. */
+  readonly list: LeaseList
+}
+
+const CONFIG_RETRY_MS = 1_000
+const CONFLICT_PAUSE_MS = 20
+const FIRST_PAUSE_MS = 100
+const LONGEST_PAUSE_MS = 1_000
+const FULL_PAUSE_MS = 10_000
+
+/** Reads the network config, asking once a second until there is a valid one. Rejects only when aborted. */
+export async function waitForConfig(
+  options: Pick<AcquireOptions, 'registry' | 'signal' | 'clock' | 'log'>,
+): Promise<NetworkConfig> {
+  const { registry, signal, clock, log } = options
+  const outage = new Outage(log, clock)
+  for (;;) {
+    try {
+      const config = parseNetworkConfig((await registry.getConfig(signal)).text)
+      outage.recover('Fetched the network config')
+      log.info(`Found network config - Backend type: ${config.backendType}`)
+      return config
+    } catch (error) {
+      signal.throwIfAborted()
+      outage.fail(`Couldn't fetch network config: ${reasonOf(error)}`)
+      await clock.sleep(CONFIG_RETRY_MS, signal)
+      signal.throwIfAborted()
+    }
+  }
+}
+
+/**
+ * Gets a lease for this node: the one that its public IP has already, else the previous subnet if that is free, else
+ * a free subnet. It goes on trying while etcd fails or no subnet is free, logging the reason once and then
+ * counting, and rejects only when aborted. Only leases of this node's public IP are ever written over or deleted.
+ */
+export async function acquireLease(options: AcquireOptions): Promise<AcquiredLease> {
+  const { registry, signal, clock, log } = options
+  const outage = new Outage(log, clock)
+  const attempts = new Attempt(options)
+  let { list } = options
+  for (;;) {
+    let pause: number
+    try {
+      const current = list ?? (await registry.listLeases(signal))
+      list = undefined
+      const lease = await attempts.run(current)
+      if (lease !== undefined) {
+        outage.recover('Acquired a lease')
+        return { lease, list: current }
+      }
+      pause = CONFLICT_PAUSE_MS * Math.min(50, ++attempts.conflicts)
+    } catch (error) {
+      signal.throwIfAborted()
+      outage.fail(`Couldn't acquire a lease, trying again: ${reasonOf(error)}`)
+      pause =
+        error instanceof OutOfSubnets
+          ? FULL_PAUSE_MS
+          : Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * outage.failures)
+    }
+    // Half of the pause is a matter of chance: a fleet that starts at once should not meet again and again.
+    await clock.sleep(pause * (0.5 + Math.random() / 2), signal)
+    signal.throwIfAborted()
+  }
+}
+
+/** No subnet is free; the message begins with flannel's words for it. */
+export class OutOfSubnets extends Error {
+  override readonly name = 'OutOfSubnets'
+
+  constructor({ network, subnetMin, subnetMax, subnetLen }: NetworkConfig) {
+    super(
+      `out of subnets: every /${subnetLen} from ${formatIpv4(subnetMin)} to ${formatIpv4(subnetMax)} is leased; ` +
+        `delete stale leases or widen Network ${formatSubnet(network)} and restart`,
+    )
+  }
+}
+
+class Attempt {
+  readonly #options: AcquireOptions
+  readonly #publicIP: Ipv4
+  readonly #said = new Set<string>()
+  conflicts = 0
+
+  constructor(options: AcquireOptions) {
+    this.#options = options
+    this.#publicIP = options.attributes.publicIP
+  }
+
+  /** Undefined when somebody else was faster. */
+  async run(list: LeaseList): Promise<Lease | undefined> {
+    const own = list.leases.filter(({ attributes }) => attributes.publicIP === this.#publicIP)
+    const fit = own.filter(({ subnet }) => this.#fits(subnet)).sort((a, b) => this.#rank(a) - this.#rank(b))
+    const [best] = fit
+    if (best !== undefined) return await this.#reuse(best, fit.slice(1))
+    for (const lease of own) {
+      const { subnet, modifiedIndex } = lease
+      this.#say(
+        'info',
+        `Found lease (${formatSubnet(subnet)}) for current IP (${formatIpv4(this.#publicIP)}) but not compatible ` +
+          'with current config, deleting',
+      )
+      await this.#ifUnchanged(this.#options.registry.deleteLease(subnet, modifiedIndex, this.#options.signal))
+    }
+    const taken = claims(list, own)
+    const subnet = this.#previous(list, taken) ?? this.#pick(taken)
+    return await this.#create(subnet)
+  }
+
+  #reuse(lease: Lease, others: readonly Lease[]): Promise<Lease | undefined> {
+    const { registry, attributes, signal } = this.#options
+    const { subnet, ttl, modifiedIndex: prevIndex } = lease
+    const ip = formatIpv4(this.#publicIP)
+    this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
+    if (others.length > 0) {
+      const rest = others.map((other) => formatSubnet(other.subnet)).join(', ')
+      this.#say(
+        'warn',
+        `Other leases have this node's public IP ${ip} too: ${rest}; delete them if no other node uses them`,
+      )
+    }
+    // A reservation stays one.
+    const renewed = ttl === undefined ? undefined : LEASE_TTL_SECONDS
+    return this.#ifUnchanged(registry.updateLease({ subnet, attributes, prevIndex, ttl: renewed }, signal))
+  }
+
+  /** Of several leases that are ours, the one used last, then a reservation, then the lowest. */
+  #rank({ subnet, ttl }: Lease): number {
+    const { previousSubnet } = this.#options
+    const last = previousSubnet !== undefined && sameSubnet(subnet, previousSubnet)
+    return (last ? 0 : ttl === undefined ? 1 : 2) * 2 ** 32 + subnet.address
+  }
+
+  #previous(list: LeaseList, taken: readonly Subnet[]): Subnet | undefined {
+    const { previousSubnet: subnet } = this.#options
+    if (subnet === undefined) return undefined
+    const text = formatSubnet(subnet)
+    if (!this.#fits(subnet)) {
+      this.#say(
+        'error',
+        `Found previously leased subnet (${text}) that is not compatible with the Etcd network config, ignoring`,
+      )
+      return undefined
+    }
+    if (taken.some((other) => overlaps(other, subnet))) {
+      const holder = list.leases.find((lease) => overlaps(lease.subnet, subnet))
+      const who = holder === undefined ? '' : ` to ${formatIpv4(holder.attributes.publicIP)}`
+      this.#say('warn', `Previously leased subnet (${text}) is leased${who} meanwhile, taking another`)
+      return undefined
+    }
+    this.#say('info', `Found previously leased subnet (${text}), reusing`)
+    return subnet
+  }
+
+  #pick(taken: readonly Subnet[]): Subnet {
+    const { config } = this.#options
+    this.#say(
+      'info',
+      `Picking subnet in range ${formatIpv4(config.subnetMin)} ... ${formatIpv4(config.subnetMax)}`,
+    )
+    const { network } = config
+    const { underlay } = this.#options
+    const usable = (subnet: Subnet): boolean => underlayObjection(subnet, { network, underlay }) === undefined
+    const subnet = chooseSubnet({ config, taken, usable, publicIP: this.#publicIP })
+    if (subnet === undefined) throw new OutOfSubnets(config)
+    return subnet
+  }
+
+  async #create(subnet: Subnet): Promise<Lease | undefined> {
+    const { registry, attributes, signal, log } = this.#options
+    const lease = await this.#ifUnchanged(registry.createLease(subnet, attributes, signal))
+    if (lease === undefined) return undefined
+    // The space at the end is flannel's.
+    log.info(`Allocated lease (${formatSubnet(subnet)}) to current node (${formatIpv4(this.#publicIP)}) `)
+    return lease
+  }
+
+  #fits(subnet: Subnet): boolean {
+    const { subnetLen, subnetMin, subnetMax, network } = this.#options.config
+    return (
+      subnet.length === subnetLen &&
+      subnetMin <= subnet.address &&
+      subnet.address <= subnetMax &&
+      underlayObjection(subnet, { network, underlay: this.#options.underlay }) === undefined
+    )
+  }
+
+  /** Undefined when the key did not stand as it was listed: the next attempt looks again. */
+  async #ifUnchanged<T>(write: Promise<T>): Promise<T | undefined> {
+    try {
+      return await write
+    } catch (error) {
+      const moved = [EcodeKeyNotFound, EcodeTestFailed, EcodeNodeExist].some((code) =>
+        isEtcdCode(error, code),
+      )
+      if (moved) return undefined
+      throw error
+    }
+  }
+
+  /** Each thing once, however many attempts come to it. */
+  #say(level: 'info' | 'warn' | 'error', message: string): void {
+    if (this.#said.has(message)) return
+    this.#said.add(message)
+    this.#options.log[level](message)
+  }
+}
+
+/** Every range somebody lays claim to, by a lease that can be read or not, except the leases just deleted. */
+function claims(list: LeaseList, deleted: readonly Lease[]): Subnet[] {
+  const gone = new Set(deleted)
+  return [
+    ...list.leases.filter((lease) => !gone.has(lease)).map(({ subnet }) => subnet),
+    ...list.bad.flatMap(({ key }) => claimedSubnet(key)?.subnet ?? []),
+  ]
+}

@@ -1,0 +1,351 @@
+/**
+ * Requests to etcd's v2 API: plain HTTP, over kept connections, to the first endpoint that gives an answer.
+ *
+ * Which failure moves on to the next endpoint is flannel's rule: a connection that fails and a 5xx do, any other
+ * answer ends the request and pins its endpoint. Requests that must not be carried out twice (a create, a delete)
+ * are tried at one endpoint only. Unlike flannel's client, every wait is bounded.
+ */
+import { Agent as HttpAgent } from 'node:http'
+import type { Response } from 'node-fetch'
+import type { Logger } from '../../log.ts'
+import { jsonKind } from '../gojson.ts'
+import { basicAuthorization, type Endpoint } from './endpoints.ts'
+import { EcodeUnauthorized, EtcdError, type EtcdErrorDetails, explainTransport } from './error.ts'
+import { TlsAgent, type TlsFiles } from './tls.ts'
+
+export interface EtcdClientOptions {
+  readonly endpoints: readonly Endpoint[]
+  readonly username: string
+  readonly password: string
+  readonly tls: TlsFiles
+  readonly log: Logger
+  /** Milliseconds to connect, send and receive the answer's headers at one endpoint, and again for its body. */
+  readonly timeoutMs?: number
+  /** 0 <= x < 1; orders the endpoints once, so that a fleet does not crowd the first. */
+  readonly random?: () => number
+}
+
+export interface EtcdRequest {
+  readonly method: 'GET' | 'PUT' | 'DELETE'
+  /** Path below `/v2/keys`, beginning with a slash. */
+  readonly key: string
+  readonly query?: Readonly<Record<string, string>>
+  readonly form?: Readonly<Record<string, string>>
+  readonly signal: AbortSignal
+  /** Only one endpoint may see this request. */
+  readonly once?: boolean
+  /** Milliseconds the body may take, when other than the client's time-out. */
+  readonly bodyTimeoutMs?: number
+  /** A body that does not come in time is an answer without one: nothing happened while etcd was asked to wait. */
+  readonly longPoll?: boolean
+  /** Called when the headers are there; returning true drops the answer's body unread. */
+  readonly onHeaders?: (state: EtcdState) => boolean
+}
+
+/** Where the store stood when it answered. */
+export interface EtcdState {
+  /** `X-Etcd-Index`, 0 when missing. */
+  readonly index: number
+  /** `X-Etcd-Cluster-Id`, '' when missing. */
+  readonly clusterId: string
+}
+
+export interface EtcdAnswer extends EtcdState {
+  /** The JSON object of the answer; undefined for an empty body, or one that was dropped unread or never came in time. */
+  readonly body: Readonly<Record<string, unknown>> | undefined
+}
+
+const DEFAULT_TIMEOUT_MS = 5_000
+const MAX_REDIRECTS = 10
+/** 65,000 leases are about 19 MB. */
+const MAX_ANSWER_BYTES = 64 * 2 ** 20
+
+type Fetch = typeof import('node-fetch').default
+
+export class EtcdClient {
+  readonly #endpoints: readonly Endpoint[]
+  readonly #authorization: string | undefined
+  readonly #timeoutMs: number
+  readonly #http: HttpAgent
+  readonly #tls: TlsAgent
+  #pinned = 0
+  #fetch: Fetch | undefined
+
+  /** Reads the TLS files; throws a TlsFilesError when they cannot be used. Nothing is sent yet. */
+  constructor(options: EtcdClientOptions) {
+    const random = options.random ?? Math.random
+    this.#endpoints = options.endpoints
+      .map((endpoint) => ({ endpoint, order: random() }))
+      .sort((a, b) => a.order - b.order)
+      .map(({ endpoint }) => endpoint)
+    // Without a user name a password has no effect, as in flannel.
+    this.#authorization =
+      options.username === '' ? undefined : basicAuthorization(options.username, options.password)
+    this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
+    this.#http = new HttpAgent({ keepAlive: true, keepAliveMsecs: 30_000 })
+    this.#tls = new TlsAgent(options.tls, options.log)
+  }
+
+  /** Sends one request. Rejects with an EtcdError, or with the signal's reason when it is aborted. */
+  async request(request: EtcdRequest): Promise<EtcdAnswer> {
+    const failures: EtcdError[] = []
+    const tries = request.once === true ? 1 : this.#endpoints.length
+    const first = this.#pinned
+    for (let i = 0; i < tries; i++) {
+      const position = (first + i) % this.#endpoints.length
+      const endpoint = this.#endpoints[position]
+      if (endpoint === undefined) break
+      try {
+        const answer = await this.#ask(endpoint, request)
+        this.#pinned = position
+        return answer
+      } catch (error) {
+        request.signal.throwIfAborted()
+        if (!(error instanceof EtcdError)) throw error
+        if (!movesOn(error)) {
+          this.#pinned = position
+          throw error
+        }
+        failures.push(error)
+      }
+    }
+    // A write that may be sent only once still moves the next request away from the endpoint that failed.
+    if (request.once === true) this.#pinned = (first + 1) % this.#endpoints.length
+    throw allFailed(request, failures)
+  }
+
+  /** Closes all connections; requests under way fail. */
+  close(): void {
+    this.#http.destroy()
+    this.#tls.close()
+  }
+
+  async #ask(endpoint: Endpoint, request: EtcdRequest): Promise<EtcdAnswer> {
+    let url = endpoint.base + target(request)
+    let authorization = endpoint.authorization ?? this.#authorization
+    for (let hops = 0; ; hops++) {
+      const call = new Call(request, url)
+      const deadline = new Deadline(request.signal)
+      try {
+        deadline.restart(this.#timeoutMs)
+        const response = await this.#send(call, authorization, deadline.signal)
+        const location =
+          response.status >= 300 && response.status < 400 ? response.headers.get('location') : undefined
+        if (location === undefined) {
+          deadline.restart(request.bodyTimeoutMs ?? this.#timeoutMs)
+          return await readAnswer(call, response, deadline)
+        }
+        deadline.abandon()
+        const next = location === null ? null : URL.parse(location, url)
+        if (next === null || !/^https?:$/.test(next.protocol)) {
+          throw call.error('protocol', `HTTP ${response.status} redirects nowhere: is this etcd?`)
+        }
+        if (hops >= MAX_REDIRECTS) throw call.error('protocol', `more than ${MAX_REDIRECTS} redirects`)
+        // Credentials go to nobody but the endpoints that were configured.
+        if (!this.#endpoints.some(({ base }) => new URL(base).origin === next.origin))
+          authorization = undefined
+        url = next.href
+      } catch (error) {
+        request.signal.throwIfAborted()
+        if (error instanceof EtcdError) throw error
+        if (deadline.passed) throw call.error('timeout', `no answer within ${deadline.ms / 1000} s`)
+        throw call.error('transport', explainTransport(error))
+      } finally {
+        deadline.stop()
+      }
+    }
+  }
+
+  async #send(call: Call, authorization: string | undefined, signal: AbortSignal): Promise<Response> {
+    this.#fetch ??= (await import('node-fetch')).default
+    const { method, form } = call.request
+    return await this.#fetch(call.url, {
+      method,
+      agent: call.url.startsWith('https:') ? await this.#tls.agent() : this.#http,
+      redirect: 'manual',
+      compress: false,
+      size: MAX_ANSWER_BYTES,
+      signal,
+      headers: {
+        Accept: '*/*',
+        'User-Agent': 'flanneld',
+        ...(method === 'GET' ? {} : { 'Content-Type': 'application/x-www-form-urlencoded' }),
+        ...(authorization === undefined ? {} : { Authorization: authorization }),
+      },
+      ...(form === undefined ? {} : { body: encodeForm(form) }),
+    })
+  }
+}
+
+/** One request to one URL: what its errors are called. */
+class Call {
+  readonly request: EtcdRequest
+  readonly url: string
+
+  constructor(request: EtcdRequest, url: string) {
+    this.request = request
+    this.url = url
+  }
+
+  error(kind: EtcdErrorDetails['kind'], reason: string, more: Partial<EtcdErrorDetails> = {}): EtcdError {
+    const { method } = this.request
+    const transient = kind === 'transport' || kind === 'timeout' || kind === 'protocol'
+    return new EtcdError({
+      kind,
+      request: `${method} ${this.url.replace(/\?.*/, '')}`,
+      reason,
+      transient,
+      maybeDone: transient && method !== 'GET',
+      ...more,
+    })
+  }
+}
+
+/** A signal that fires when the caller's does, or when the current time limit has passed. */
+class Deadline {
+  readonly #outer: AbortSignal
+  readonly #controller = new AbortController()
+  readonly #onAbort = (): void => this.#controller.abort(this.#outer.reason)
+  #timer: NodeJS.Timeout | undefined
+  passed = false
+  ms = 0
+
+  constructor(outer: AbortSignal) {
+    this.#outer = outer
+    if (outer.aborted) this.#onAbort()
+    else outer.addEventListener('abort', this.#onAbort, { once: true })
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  restart(ms: number): void {
+    clearTimeout(this.#timer)
+    this.ms = ms
+    this.#timer = setTimeout(() => {
+      this.passed = true
+      this.#controller.abort()
+    }, ms)
+  }
+
+  /** Drops what is still under way, connection included. */
+  abandon(): void {
+    this.#controller.abort()
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer)
+    this.#outer.removeEventListener('abort', this.#onAbort)
+  }
+}
+
+async function readAnswer(call: Call, response: Response, deadline: Deadline): Promise<EtcdAnswer> {
+  const { request } = call
+  const state = {
+    index: Number(response.headers.get('x-etcd-index') ?? 0) || 0,
+    clusterId: response.headers.get('x-etcd-cluster-id') ?? '',
+  }
+  const ok = response.status === 200 || response.status === 201
+  if (ok && request.onHeaders?.(state) === true) {
+    deadline.abandon()
+    return { ...state, body: undefined }
+  }
+  const text = await response.text().catch((error: unknown) => {
+    if (ok && request.longPoll === true && deadline.passed) return ''
+    throw error
+  })
+  if (!ok) throw refusal(call, response.status, text)
+  if (text.trim() === '') return { ...state, body: undefined }
+  const body = parseObject(text)
+  if (body === undefined) {
+    throw call.error(
+      'protocol',
+      'response is invalid json. The endpoint is probably not valid etcd cluster endpoint',
+    )
+  }
+  return { ...state, body }
+}
+
+/** What an answer other than 200 and 201 means. */
+function refusal(call: Call, status: number, text: string): EtcdError {
+  const body = parseObject(text)
+  const message = String(body?.message ?? '')
+  if (typeof body?.errorCode === 'number') {
+    const { errorCode, cause, index } = body
+    const reason = `${errorCode}: ${message} (${String(cause ?? '')}) [${String(index ?? 0)}]`
+    const auth = status === 401 || errorCode === EcodeUnauthorized
+    return call.error(auth ? 'auth' : 'etcd', auth ? `${reason}${AUTH_HINT}` : reason, {
+      errorCode,
+      status,
+      ...(typeof index === 'number' ? { index } : {}),
+      transient: status >= 500,
+      // etcd refuses before it does anything, but 300 and 301 (raft) may come after the proposal
+      maybeDone: status >= 500 && call.request.method !== 'GET',
+    })
+  }
+  if (status === 401 || status === 403) {
+    return call.error('auth', `HTTP ${status} ${message || 'unauthorized'}${AUTH_HINT}`, { status })
+  }
+  if (status >= 500) {
+    const what = status === 500 || status === 503 ? 'has no leader or is overloaded' : 'failed'
+    return call.error('http', `HTTP ${status}: the etcd member ${what}${quote(message || text)}`, {
+      status,
+      transient: true,
+      maybeDone: call.request.method !== 'GET',
+    })
+  }
+  if (status === 404) {
+    return call.error(
+      'protocol',
+      'HTTP 404: there is no v2 API at this address: start etcd with --enable-v2',
+      {
+        status,
+        maybeDone: false,
+      },
+    )
+  }
+  return call.error('http', `HTTP ${status}${quote(message || text)}`, { status, transient: false })
+}
+
+const AUTH_HINT = ': check -etcd-username and -etcd-password'
+
+function quote(text: string): string {
+  return text === '' ? '' : `: ${text.slice(0, 120)}`
+}
+
+function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
+  try {
+    const value: unknown = JSON.parse(text)
+    return jsonKind(value) === 'an object' ? { ...(value as object) } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function movesOn(error: EtcdError): boolean {
+  return error.kind === 'transport' || error.kind === 'timeout' || (error.status ?? 0) >= 500
+}
+
+function allFailed(request: EtcdRequest, failures: readonly EtcdError[]): EtcdError {
+  const [only] = failures
+  if (failures.length === 1 && only !== undefined) return only
+  return new EtcdError({
+    kind: failures.every(({ kind }) => kind === 'timeout') ? 'timeout' : 'transport',
+    request: `${request.method} ${target({ ...request, query: {} })}`,
+    reason: `etcd cluster is unavailable or misconfigured: ${failures.map(({ message }) => message).join('; ')}`,
+    transient: true,
+    maybeDone: failures.some(({ maybeDone }) => maybeDone),
+  })
+}
+
+function target({ key, query }: EtcdRequest): string {
+  const path = key.split('/').map(encodeURIComponent).join('/')
+  const search = query === undefined ? '' : encodeForm(query)
+  return `/v2/keys${path}${search === '' ? '' : `?${search}`}`
+}
+
+/** Fields in alphabetical order, as Go's client sends them. */
+function encodeForm(fields: Readonly<Record<string, string>>): string {
+  return new URLSearchParams(Object.entries(fields).sort(([a], [b]) => (a < b ? -1 : 1))).toString()
+}

@@ -1,0 +1,246 @@
+import { posix } from 'node:path'
+import type { Subnet } from '../../ip.ts'
+import type { BadLease, Lease, LeaseAttributes, LeaseEvent } from '../lease.ts'
+import { decodeLeaseValue, encodeLeaseValue, leaseKey, parseLeaseKey } from '../leasecodec.ts'
+import {
+  type ConfigText,
+  LEASE_TTL_SECONDS,
+  type LeaseList,
+  type LeaseRecord,
+  type LeaseUpdate,
+  type Registry,
+  type WatchStep,
+  type WatchWait,
+} from '../registry.ts'
+import type { EtcdAnswer, EtcdClient, EtcdRequest } from './client.ts'
+import { EcodeKeyNotFound, EtcdError, isEtcdCode } from './error.ts'
+
+/** A long poll without news is given up and asked again after this long: a dead connection looks the same. */
+const WATCH_IDLE_MS = 5 * 60_000
+/** A list of 65,000 leases is 19 MB; slow links get time for it. */
+const LIST_BODY_MS = 30_000
+
+/** Config and leases below a key prefix of an etcd with the v2 API, in flannel's layout. */
+export class EtcdRegistry implements Registry {
+  readonly #client: EtcdClient
+  readonly #configKey: string
+  readonly #subnetsKey: string
+  readonly #watchIdleMs: number
+
+  /** `prefix` is cleaned like a path, as flannel does: `coreos.com//network/` is `/coreos.com/network`. */
+  constructor(client: EtcdClient, prefix: string, watchIdleMs = WATCH_IDLE_MS) {
+    this.#client = client
+    const root = posix.join('/', prefix)
+    this.#configKey = posix.join(root, 'config')
+    this.#subnetsKey = posix.join(root, 'subnets')
+    this.#watchIdleMs = watchIdleMs
+  }
+
+  async getConfig(signal: AbortSignal): Promise<ConfigText> {
+    const request = { method: 'GET', key: this.#configKey, query: READ, signal } as const
+    const node = nodeOf(request, await this.#client.request(request))
+    if (node.dir) throw unexpected(request, 'the config is a directory: remove it and put the JSON there')
+    return { text: node.value, modifiedIndex: node.modifiedIndex }
+  }
+
+  async listLeases(signal: AbortSignal): Promise<LeaseList> {
+    const request = {
+      method: 'GET',
+      key: this.#subnetsKey,
+      query: { ...READ, recursive: 'true' },
+      bodyTimeoutMs: LIST_BODY_MS,
+      signal,
+    } as const
+    try {
+      const answer = await this.#client.request(request)
+      const node = nodeOf(request, answer)
+      if (!node.dir) throw unexpected(request, 'is a value, not a directory: remove it')
+      return { ...decodeAll(node.nodes), index: answer.index, clusterId: answer.clusterId }
+    } catch (error) {
+      if (!isEtcdCode(error, EcodeKeyNotFound)) throw error
+      return { leases: [], bad: [], index: error.index ?? 0, clusterId: '' }
+    }
+  }
+
+  async readLease(subnet: Subnet, signal: AbortSignal): Promise<LeaseRecord> {
+    const request = { method: 'GET', key: this.#leasePath(subnet), query: READ, signal } as const
+    try {
+      const node = nodeOf(request, await this.#client.request(request))
+      const read = decodeLease(node)
+      return 'lease' in read
+        ? { kind: 'lease', lease: read.lease }
+        : { kind: 'bad', bad: read.bad, modifiedIndex: node.modifiedIndex }
+    } catch (error) {
+      if (isEtcdCode(error, EcodeKeyNotFound)) return { kind: 'absent' }
+      throw error
+    }
+  }
+
+  async createLease(subnet: Subnet, attributes: LeaseAttributes, signal: AbortSignal): Promise<Lease> {
+    return await this.#put(subnet, {
+      query: { prevExist: 'false' },
+      form: { ttl: String(LEASE_TTL_SECONDS), value: encodeLeaseValue(attributes) },
+      once: true,
+      signal,
+    })
+  }
+
+  async updateLease(update: LeaseUpdate, signal: AbortSignal): Promise<Lease> {
+    const { subnet, attributes, prevIndex, ttl } = update
+    const value = encodeLeaseValue(attributes)
+    return await this.#put(subnet, {
+      query: { prevIndex: String(prevIndex) },
+      form: ttl === undefined ? { value } : { ttl: String(ttl), value },
+      signal,
+    })
+  }
+
+  async deleteLease(subnet: Subnet, prevIndex: number, signal: AbortSignal): Promise<void> {
+    const query = { prevIndex: String(prevIndex) }
+    try {
+      await this.#client.request({
+        method: 'DELETE',
+        key: this.#leasePath(subnet),
+        query,
+        once: true,
+        signal,
+      })
+    } catch (error) {
+      if (!isEtcdCode(error, EcodeKeyNotFound)) throw error
+    }
+  }
+
+  async watch(wait: WatchWait, signal: AbortSignal): Promise<WatchStep> {
+    const { waitIndex, clusterId } = wait
+    let resync: WatchStep | undefined
+    // etcd sends the headers when it begins to wait, not when it has an event.
+    let started = waitIndex - 1
+    const request: EtcdRequest = {
+      method: 'GET',
+      key: this.#subnetsKey,
+      query: { recursive: 'true', wait: 'true', waitIndex: String(waitIndex) },
+      longPoll: true,
+      bodyTimeoutMs: this.#watchIdleMs,
+      signal,
+      onHeaders: (state) => {
+        if (clusterId !== '' && state.clusterId !== '' && state.clusterId !== clusterId) {
+          resync = {
+            kind: 'resync',
+            reason: `the etcd cluster changed from ${clusterId} to ${state.clusterId}`,
+          }
+        } else if (state.index < waitIndex - 1) {
+          resync = {
+            kind: 'resync',
+            reason: `etcd's index went back from ${waitIndex - 1} to ${state.index}`,
+          }
+        }
+        started = Math.max(started, state.index)
+        return resync !== undefined
+      },
+    }
+    const answer = await this.#client.request(request)
+    if (resync !== undefined) return resync
+    return answer.body === undefined ? { kind: 'idle', index: started } : this.#decodeEvent(request, answer)
+  }
+
+  #decodeEvent(request: EtcdRequest, answer: EtcdAnswer): WatchStep {
+    const node = nodeOf(request, answer)
+    const action = answer.body?.action
+    const removed = REMOVALS.has(String(action))
+    const below = node.key.startsWith(`${this.#subnetsKey}/`)
+      ? node.key.slice(this.#subnetsKey.length + 1)
+      : ''
+    if (below === '' && removed) return { kind: 'resync', reason: `${node.key} was removed` }
+    return {
+      kind: 'event',
+      event: below === '' ? undefined : decodeChange({ ...node, key: below }, removed, action === 'expire'),
+      index: node.modifiedIndex,
+      storeIndex: answer.index,
+    }
+  }
+
+  async #put(subnet: Subnet, options: Omit<EtcdRequest, 'method' | 'key'>): Promise<Lease> {
+    const request = { method: 'PUT', key: this.#leasePath(subnet), ...options } as const
+    const read = decodeLease(nodeOf(request, await this.#client.request(request)))
+    if ('lease' in read) return read.lease
+    throw unexpected(request, `the answer does not hold what was written: ${read.bad.reason}`)
+  }
+
+  #leasePath(subnet: Subnet): string {
+    return `${this.#subnetsKey}/${leaseKey(subnet)}`
+  }
+}
+
+const READ = { quorum: 'true', recursive: 'false', sorted: 'false' } as const
+const REMOVALS: ReadonlySet<string> = new Set(['delete', 'expire', 'compareAndDelete'])
+
+/** A node of etcd's answer, with the fields that Go leaves out filled in. */
+interface EtcdNode {
+  readonly key: string
+  readonly dir: boolean
+  readonly value: string
+  readonly nodes: readonly unknown[]
+  readonly ttl: number | undefined
+  readonly modifiedIndex: number
+}
+
+function nodeOf(request: EtcdRequest, answer: EtcdAnswer): EtcdNode {
+  const node = readNode(answer.body?.node)
+  if (node === undefined) throw unexpected(request, 'the answer has no node: is this etcd?')
+  return node
+}
+
+function readNode(json: unknown): EtcdNode | undefined {
+  if (typeof json !== 'object' || json === null) return undefined
+  const { key, dir, value, nodes, ttl, modifiedIndex }: Record<string, unknown> = { ...json }
+  return {
+    key: typeof key === 'string' ? key : '/',
+    dir: dir === true,
+    value: typeof value === 'string' ? value : '',
+    nodes: Array.isArray(nodes) ? nodes : [],
+    ttl: typeof ttl === 'number' ? Math.max(0, ttl) : undefined,
+    modifiedIndex: typeof modifiedIndex === 'number' ? modifiedIndex : 0,
+  }
+}
+
+function decodeAll(nodes: readonly unknown[]): { leases: Lease[]; bad: BadLease[] } {
+  const leases: Lease[] = []
+  const bad: BadLease[] = []
+  for (const json of nodes) {
+    const node = readNode(json)
+    if (node === undefined) continue
+    const read = decodeLease(node)
+    if ('lease' in read) leases.push(read.lease)
+    else bad.push(read.bad)
+  }
+  return { leases, bad }
+}
+
+function decodeLease(node: EtcdNode): { lease: Lease } | { bad: BadLease } {
+  const key = node.key.slice(node.key.lastIndexOf('/') + 1)
+  const subnet = parseLeaseKey(key)
+  if ('reason' in subnet) return { bad: { key, reason: subnet.reason } }
+  if (node.dir) return { bad: { key, reason: 'it is a directory' } }
+  const attributes = decodeLeaseValue(node.value)
+  if ('reason' in attributes) return { bad: { key, reason: attributes.reason } }
+  const { ttl, modifiedIndex } = node
+  return { lease: { subnet: subnet.value, attributes: attributes.value, ttl, modifiedIndex } }
+}
+
+/** `node.key` is what stands below `subnets/`; only a direct child can be a lease. */
+function decodeChange(node: EtcdNode, removed: boolean, expired: boolean): LeaseEvent {
+  const { key } = node
+  if (removed) {
+    const subnet = parseLeaseKey(key)
+    if ('value' in subnet && !key.includes('/')) return { kind: 'delete', subnet: subnet.value, expired }
+    return { kind: 'mended', key }
+  }
+  if (key.includes('/'))
+    return { kind: 'bad', bad: { key, reason: 'the key lies in a directory of its own' } }
+  const read = decodeLease(node)
+  return 'lease' in read ? { kind: 'put', lease: read.lease } : { kind: 'bad', bad: read.bad }
+}
+
+function unexpected({ method, key }: EtcdRequest, reason: string): EtcdError {
+  return new EtcdError({ kind: 'protocol', request: `${method} /v2/keys${key}`, reason, transient: true })
+}

@@ -1,0 +1,137 @@
+import { readFileSync, statSync } from 'node:fs'
+import type { Agent } from 'node:https'
+import type { Logger } from '../../log.ts'
+
+/** Paths of PEM files; an empty path means that the file is not used. */
+export interface TlsFiles {
+  readonly caFile: string
+  readonly certFile: string
+  readonly keyFile: string
+}
+
+/** A TLS set-up that cannot work: a missing or unreadable file, or a key that does not fit. One line. */
+export class TlsFilesError extends Error {
+  override readonly name = 'TlsFilesError'
+}
+
+/**
+ * Makes the https agent from PEM files, and makes a new one when a file was replaced, so that the next connection
+ * uses a renewed certificate. A replacement that cannot be used (half written, or a key that does not fit yet)
+ * is no reason to stop: the previous one stays in use, and the files are looked at again.
+ */
+export class TlsAgent {
+  readonly #files: TlsFiles
+  readonly #log: Logger
+  #agent: Agent | undefined
+  #stamp = ''
+  #complained = ''
+
+  /** Reads the files, so that a wrong path is known before anything else is done. Throws a TlsFilesError. */
+  constructor(files: TlsFiles, log: Logger) {
+    if ((files.certFile === '') !== (files.keyFile === '')) {
+      throw new TlsFilesError(
+        `KeyFile and CertFile must both be present[key: ${files.keyFile}, cert: ${files.certFile}]: ` +
+          'set both -etcd-keyfile and -etcd-certfile',
+      )
+    }
+    this.#files = files
+    this.#log = log
+    readPem(files)
+  }
+
+  /** The agent for the next request. Throws a TlsFilesError only when no usable set of files was ever read. */
+  async agent(): Promise<Agent> {
+    const stamp = this.#stampOf()
+    if (this.#agent !== undefined && stamp === this.#stamp) return this.#agent
+    try {
+      const [https, tls] = await Promise.all([import('node:https'), import('node:tls')])
+      const pem = readPem(this.#files)
+      const secureContext = tls.createSecureContext({ ...pem, minVersion: 'TLSv1.2' })
+      const ca = pem.ca ?? systemRoots(tls)
+      const previous = this.#agent
+      this.#agent = new https.Agent({
+        keepAlive: true,
+        keepAliveMsecs: 30_000,
+        minVersion: 'TLSv1.2',
+        ...pem,
+        ...(pem.ca === undefined && ca !== undefined
+          ? { ca }
+          : pem.ca === undefined
+            ? {}
+            : { secureContext }),
+      })
+      if (previous !== undefined) {
+        this.#log.info('The TLS files for etcd were replaced; new connections use them')
+        closeIdle(previous)
+      }
+      this.#complained = ''
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      if (this.#agent === undefined) throw asFilesError(error)
+      if (this.#complained !== reason) {
+        this.#complained = reason
+        this.#log.warn(`The replaced TLS files for etcd cannot be used, keeping the previous ones: ${reason}`)
+      }
+    }
+    this.#stamp = stamp
+    return this.#agent
+  }
+
+  close(): void {
+    this.#agent?.destroy()
+  }
+
+  #stampOf(): string {
+    const { caFile, certFile, keyFile } = this.#files
+    return [caFile, certFile, keyFile].map(stampOfFile).join()
+  }
+}
+
+function stampOfFile(path: string): string {
+  if (path === '') return ''
+  const stat = statSync(path, { throwIfNoEntry: false })
+  return stat === undefined ? 'missing' : `${stat.ino}:${stat.size}:${stat.mtimeMs}`
+}
+
+interface Pem {
+  readonly ca?: Buffer
+  readonly cert?: Buffer
+  readonly key?: Buffer
+}
+
+function readPem(files: TlsFiles): Pem {
+  return {
+    ...(files.caFile === '' ? {} : { ca: readPemFile('-etcd-cafile', files.caFile) }),
+    ...(files.certFile === '' ? {} : { cert: readPemFile('-etcd-certfile', files.certFile) }),
+    ...(files.keyFile === '' ? {} : { key: readPemFile('-etcd-keyfile', files.keyFile) }),
+  }
+}
+
+function readPemFile(flag: string, path: string): Buffer {
+  let pem: Buffer
+  try {
+    pem = readFileSync(path)
+  } catch (error) {
+    throw new TlsFilesError(`${flag}: ${error instanceof Error ? error.message : String(error)}`)
+  }
+  if (!pem.includes('-----BEGIN ')) throw new TlsFilesError(`${flag}: ${path} is not a PEM file`)
+  return pem
+}
+
+/** Without -etcd-cafile the machine's own roots count, as they do for Go; Node alone would use its bundled ones. */
+function systemRoots(tls: typeof import('node:tls')): string[] | undefined {
+  return [...tls.getCACertificates('default'), ...tls.getCACertificates('system')]
+}
+
+/** Closes what waits in the pool; requests under way keep their connection. */
+function closeIdle(agent: Agent): void {
+  for (const sockets of Object.values(agent.freeSockets)) for (const socket of sockets ?? []) socket.destroy()
+}
+
+function asFilesError(error: unknown): TlsFilesError {
+  if (error instanceof TlsFilesError) return error
+  const reason = error instanceof Error ? error.message : String(error)
+  return new TlsFilesError(
+    `the TLS files for etcd cannot be used: ${reason}; check that certificate and key belong together`,
+  )
+}

@@ -1,0 +1,306 @@
+/**
+ * Keeping the lease: renewal in time, and what to do when the key is not as we left it.
+ *
+ * The keeper hears of its own key from the one watch over all leases (`observe`) and never trusts that alone: whatever
+ * looks strange makes it read the key and decide by what stands there. All its writes are compare-and-swap (or
+ * create-if-absent), so that a lease which meanwhile went to another node is never overwritten.
+ *
+ *   absent                       claim it again; if another node was faster, the lease is lost
+ *   another public IP            lost: LeaseLostError
+ *   ours, as written             a renewal whose answer we missed, or a changed TTL: adopt it
+ *   ours, but other data         somebody with our public IP wrote it: put it right once, and if it happens again
+ *   or unreadable                within 10 minutes, say so loudly and leave it be until the next renewal
+ */
+import type { Clock } from '../clock.ts'
+import { formatIpv4, formatSubnet, overlaps, type Subnet, sameSubnet } from '../ip.ts'
+import type { Logger } from '../log.ts'
+import { EcodeKeyNotFound, EcodeNodeExist, EcodeTestFailed, isEtcdCode } from './etcd/error.ts'
+import type { Lease, LeaseAttributes, LeaseWatchResult } from './lease.ts'
+import { leaseKey } from './leasecodec.ts'
+import { Outage, reasonOf } from './outage.ts'
+import { LEASE_TTL_SECONDS, type LeaseRecord, type Registry } from './registry.ts'
+import { sameAttributes } from './table.ts'
+
+export interface LeaseKeeperOptions {
+  readonly registry: Registry
+  readonly lease: Lease
+  /** Minutes before expiry at which the lease is renewed, 1..1439. */
+  readonly marginMinutes: number
+  readonly clock: Clock
+  readonly log: Logger
+}
+
+/** The subnet belongs to another node now; the daemon has to start over. One line that names the other node. */
+export class LeaseLostError extends Error {
+  override readonly name = 'LeaseLostError'
+  readonly subnet: Subnet
+
+  constructor(subnet: Subnet, holder: string) {
+    super(
+      `Lease (${formatSubnet(subnet)}) has been lost: ${holder}. Shutting down, so that a restart takes another subnet`,
+    )
+    this.subnet = subnet
+  }
+}
+
+/** Failed renewals are tried again after this, twice that, and so on. */
+const FIRST_RETRY_MS = 1_000
+const LONGEST_RETRY_MS = 30_000
+/** A second foreign write within this time is not answered any more. */
+const QUARREL_MS = 10 * 60_000
+
+export class LeaseKeeper {
+  readonly #options: LeaseKeeperOptions
+  readonly #outage: Outage
+  #lease: Lease
+  /** Monotonic time at which `#lease.ttl` was true. */
+  #readAt: number
+  /** What the lease should say. */
+  #attributes: LeaseAttributes
+  #suspicious = false
+  #lastForeign = Number.NEGATIVE_INFINITY
+  #quarrelling = false
+  #retryAt = Number.NEGATIVE_INFINITY
+  #wake = new AbortController()
+  foreignWrites = 0
+  renewals = 0
+
+  constructor(options: LeaseKeeperOptions) {
+    this.#options = options
+    this.#lease = options.lease
+    this.#readAt = options.clock.now()
+    this.#attributes = options.lease.attributes
+    this.#outage = new Outage(options.log, options.clock)
+  }
+
+  /** The lease as last seen in etcd. */
+  get lease(): Lease {
+    return this.#lease
+  }
+
+  /** Seconds until etcd drops the lease if nothing is done; Infinity for a reservation, negative when overdue. */
+  get secondsLeft(): number {
+    const { ttl } = this.#lease
+    if (ttl === undefined) return Number.POSITIVE_INFINITY
+    return ttl - (this.#options.clock.now() - this.#readAt) / 1000
+  }
+
+  /** Renews until the signal fires, then resolves. Rejects with a LeaseLostError when another node has the subnet. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#options
+    let announced: number | undefined
+    while (!signal.aborted) {
+      const wait = this.#wait()
+      if (wait > 0) {
+        if (this.#outage.failures === 0 && announced !== this.#lease.modifiedIndex) {
+          announced = this.#lease.modifiedIndex
+          log.info(
+            wait === Number.POSITIVE_INFINITY
+              ? `Lease (${formatSubnet(this.#lease.subnet)}) is a reservation and is not renewed`
+              : `Waiting for ${goDuration(wait)} to renew lease`,
+          )
+        }
+        this.#wake = new AbortController()
+        // setTimeout holds no more than 2^31 ms; waking up early only means to look again
+        await clock.sleep(Math.min(wait, 2 ** 31 - 1), AbortSignal.any([signal, this.#wake.signal]))
+        continue
+      }
+      try {
+        await this.#act(signal)
+        this.#outage.recover('Renewed the lease')
+        this.#retryAt = Number.NEGATIVE_INFINITY
+      } catch (error) {
+        if (error instanceof LeaseLostError) throw error
+        if (signal.aborted) return
+        const pause = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** Math.min(10, this.#outage.failures))
+        this.#outage.fail(
+          `Error renewing lease (trying again in at most ${LONGEST_RETRY_MS / 1000} s): ${reasonOf(error)}`,
+        )
+        this.#retryAt = clock.now() + pause
+      }
+    }
+  }
+
+  /** Hears from the watch; only remembers, the work is done by `run`. */
+  observe(result: LeaseWatchResult): void {
+    const { subnet } = this.#lease
+    if (result.kind === 'snapshot') {
+      const lease = result.leases.find((other) => sameSubnet(other.subnet, subnet))
+      if (lease !== undefined) this.#see(lease)
+      // A list older than our own last write says nothing about it.
+      else if (result.index >= this.#lease.modifiedIndex || this.#lease.modifiedIndex === 0) this.#suspect()
+      else this.#suspect()
+    } else {
+      for (const event of result.events) {
+        if (event.kind === 'put' && sameSubnet(event.lease.subnet, subnet)) this.#see(event.lease)
+        else if (event.kind === 'delete' && sameSubnet(event.subnet, subnet)) this.#suspect()
+        else if (event.kind === 'bad' && event.bad.key === leaseKey(subnet)) this.#suspect()
+      }
+    }
+    // News from etcd: it is there, so a renewal that waits for it need not wait longer.
+    if (this.#retryAt > this.#options.clock.now()) this.#hurry()
+  }
+
+  /** Has the lease say something else from now on, for instance a new public address. */
+  updateAttributes(attributes: LeaseAttributes): void {
+    this.#attributes = attributes
+    this.#hurry()
+  }
+
+  #see(lease: Lease): void {
+    const known = this.#lease.modifiedIndex
+    if (lease.modifiedIndex === known) return
+    if (lease.modifiedIndex > known && sameAttributes(lease.attributes, this.#attributes)) this.#adopt(lease)
+    else if (lease.modifiedIndex > known || !sameAttributes(lease.attributes, this.#lease.attributes))
+      this.#suspect()
+  }
+
+  #adopt(lease: Lease): void {
+    this.#lease = lease
+    this.#readAt = this.#options.clock.now()
+    this.#wake.abort()
+  }
+
+  #suspect(): void {
+    this.#suspicious = true
+    this.#hurry()
+  }
+
+  #hurry(): void {
+    this.#retryAt = Number.NEGATIVE_INFINITY
+    this.#wake.abort()
+  }
+
+  /** Milliseconds until something has to be done, 0 or less for now. */
+  #wait(): number {
+    const untilRetry = this.#retryAt - this.#options.clock.now()
+    if (untilRetry > 0) return untilRetry
+    if (this.#suspicious || this.#outdated()) return 0
+    return this.secondsLeft * 1000 - this.#options.marginMinutes * 60_000
+  }
+
+  #outdated(): boolean {
+    return !this.#quarrelling && !sameAttributes(this.#lease.attributes, this.#attributes)
+  }
+
+  async #act(signal: AbortSignal): Promise<void> {
+    if (this.#suspicious) {
+      this.#suspicious = false
+      await this.#inspect(signal).catch((error: unknown) => {
+        this.#suspicious = true
+        throw error
+      })
+      return
+    }
+    await this.#write(this.#lease.modifiedIndex, signal)
+  }
+
+  /** Writes our attributes and a full TTL over what stands at `prevIndex`. */
+  async #write(prevIndex: number, signal: AbortSignal): Promise<void> {
+    const { registry, clock, log } = this.#options
+    const { subnet, ttl } = this.#lease
+    const attributes = this.#attributes
+    const renewed = ttl === undefined ? undefined : LEASE_TTL_SECONDS
+    try {
+      const lease = await registry.updateLease({ subnet, attributes, prevIndex, ttl: renewed }, signal)
+      this.#adopt(lease)
+      this.#quarrelling = false
+      this.renewals++
+      const until = new Date(clock.wall() + (lease.ttl ?? 0) * 1000).toISOString()
+      log.info(`Lease renewed, new expiration: ${lease.ttl === undefined ? 'never' : until}`)
+    } catch (error) {
+      if (!isEtcdCode(error, EcodeTestFailed) && !isEtcdCode(error, EcodeKeyNotFound)) throw error
+      this.#suspicious = true
+    }
+  }
+
+  /** Reads the key and decides. */
+  async #inspect(signal: AbortSignal): Promise<void> {
+    const { subnet } = this.#lease
+    const record = await this.#options.registry.readLease(subnet, signal)
+    switch (record.kind) {
+      case 'absent':
+        return await this.#claimAgain(signal)
+      case 'bad':
+        return await this.#putRight(record, `its value cannot be read: ${record.bad.reason}`, signal)
+      case 'lease': {
+        const { attributes } = record.lease
+        if (sameAttributes(attributes, this.#attributes)) return this.#adopt(record.lease)
+        // Our own earlier word, from before `updateAttributes`, is no foreign write.
+        if (sameAttributes(attributes, this.#lease.attributes)) return this.#adopt(record.lease)
+        if (
+          attributes.publicIP !== this.#attributes.publicIP &&
+          attributes.publicIP !== this.#lease.attributes.publicIP
+        ) {
+          throw new LeaseLostError(subnet, `${formatIpv4(attributes.publicIP)} holds it now`)
+        }
+        const [there, here] = [attributes, this.#attributes].map(describeData)
+        return await this.#putRight(
+          record,
+          `a node with the same public IP ${formatIpv4(attributes.publicIP)} wrote ${there}, this node has ${here}`,
+          signal,
+        )
+      }
+      default:
+        throw new Error(`unknown lease record ${JSON.stringify(record satisfies never)}`)
+    }
+  }
+
+  async #claimAgain(signal: AbortSignal): Promise<void> {
+    const { registry, log } = this.#options
+    const { subnet } = this.#lease
+    const { leases } = await registry.listLeases(signal)
+    const rival = leases.find((other) => overlaps(other.subnet, subnet))
+    if (rival !== undefined && !sameSubnet(rival.subnet, subnet)) {
+      const { publicIP } = rival.attributes
+      throw new LeaseLostError(subnet, `${formatIpv4(publicIP)} holds ${formatSubnet(rival.subnet)} now`)
+    }
+    try {
+      const lease = await registry.createLease(subnet, this.#attributes, signal)
+      log.warn(`Lease (${formatSubnet(subnet)}) was deleted or had expired; claimed it again`)
+      this.#adopt(lease)
+    } catch (error) {
+      if (!isEtcdCode(error, EcodeNodeExist)) throw error
+      this.#suspicious = true
+    }
+  }
+
+  async #putRight(
+    record: Exclude<LeaseRecord, { kind: 'absent' }>,
+    what: string,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { clock, log } = this.#options
+    const { subnet } = this.#lease
+    const index = record.kind === 'lease' ? record.lease.modifiedIndex : record.modifiedIndex
+    const again = clock.now() - this.#lastForeign < QUARREL_MS
+    this.#lastForeign = clock.now()
+    this.foreignWrites++
+    if (!again) {
+      log.warn(`Lease (${formatSubnet(subnet)}) was overwritten, putting it right: ${what}`)
+      return await this.#write(index, signal)
+    }
+    if (!this.#quarrelling) {
+      log.error(
+        `Lease (${formatSubnet(subnet)}) was overwritten again, leaving it as it is until the next renewal: ${what}. ` +
+          'Give every node its own -public-ip',
+      )
+    }
+    this.#quarrelling = true
+    this.#adopt(record.kind === 'lease' ? record.lease : { ...this.#lease, modifiedIndex: index })
+  }
+}
+
+function describeData({ backendType, backendData }: LeaseAttributes): string {
+  return `${backendType || 'no backend type'} ${JSON.stringify(backendData ?? null).slice(0, 200)}`
+}
+
+/** A duration as Go prints it, to the millisecond: `22h59m59.998s`. */
+export function goDuration(ms: number): string {
+  const seconds = Math.round(ms) / 1000
+  if (seconds < 1) return `${Math.round(ms)}ms`
+  const h = Math.floor(seconds / 3600)
+  const m = Math.floor(seconds / 60) % 60
+  const s = Number((seconds % 60).toFixed(3))
+  return `${h > 0 ? `${h}h` : ''}${h > 0 || m > 0 ? `${m}m` : ''}${s}s`
+}

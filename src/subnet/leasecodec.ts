@@ -1,0 +1,111 @@
+import {
+  formatIpv4,
+  formatSubnet,
+  type Ipv4,
+  isUnicastHost,
+  parseIpv4,
+  type Subnet,
+  subnetOf,
+} from '../ip.ts'
+import { jsonFields, jsonKind, oneLine, parseJson } from './gojson.ts'
+import type { LeaseAttributes } from './lease.ts'
+
+/** A lease's key below `subnets`: 10.5.33.0/24 is leased under `10.5.33.0-24`. */
+export function leaseKey(subnet: Subnet): string {
+  return `${formatIpv4(subnet.address)}-${subnet.length}`
+}
+
+/** What could be read, or why not: a bad value is an everyday answer here, not an exception. */
+export type Decoded<T> = { readonly value: T } | { readonly reason: string }
+
+/**
+ * Reads the last element of a key path as a subnet. Prefix lengths are 0..31, as in flannel. Unlike flannel's
+ * search, which takes the first such thing anywhere in the path, this one is anchored; host bits are an error,
+ * because two keys would then name one subnet.
+ */
+export function parseLeaseKey(key: string): Decoded<Subnet> {
+  const claimed = claimedSubnet(key)
+  if (claimed === undefined) return { reason: 'the key is not of the form a.b.c.d-len' }
+  const { subnet, hostBits } = claimed
+  return hostBits
+    ? { reason: `the key has host bits set; ${leaseKey(subnet)} would be right` }
+    : { value: subnet }
+}
+
+/** The subnet a key lays claim to even if it is written wrongly: nobody else should be given that range. */
+export function claimedSubnet(
+  key: string,
+): { readonly subnet: Subnet; readonly hostBits: boolean } | undefined {
+  const name = key.slice(key.lastIndexOf('/') + 1)
+  const dash = name.indexOf('-')
+  const address = dash < 0 ? undefined : parseIpv4(name.slice(0, dash))
+  const length = name.slice(dash + 1)
+  if (address === undefined || !/^([0-9]|[12][0-9]|3[01])$/.test(length)) return undefined
+  const subnet = subnetOf(address, Number(length))
+  return { subnet, hostBits: subnet.address !== address }
+}
+
+/** The lease value as Go writes it: compact, in this order, empty fields left out, HTML characters escaped. */
+export function encodeLeaseValue(attributes: LeaseAttributes): string {
+  const { publicIP, backendType, backendData } = attributes
+  const json = JSON.stringify({
+    PublicIP: formatIpv4(publicIP),
+    BackendType: backendType === '' ? undefined : backendType,
+    BackendData: backendData,
+  })
+  // Outside of strings JSON has none of these characters, so they may be replaced anywhere.
+  return json.replace(/[<>&\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
+/** Reads a lease value the lenient way Go does, but never accepts an address that can be no tunnel end. */
+export function decodeLeaseValue(text: string): Decoded<LeaseAttributes> {
+  let fields: LeaseFields
+  try {
+    fields = readFields(text)
+  } catch (error) {
+    return { reason: `the value ${error instanceof Error ? error.message : String(error)}` }
+  }
+  const { PublicIP, BackendType, BackendData } = fields
+  const publicIP = readPublicIP(PublicIP)
+  if (typeof publicIP === 'string') return { reason: publicIP }
+  if (BackendType !== undefined && BackendType !== null && typeof BackendType !== 'string') {
+    return { reason: `BackendType is ${jsonKind(BackendType)}, not a string` }
+  }
+  return { value: { publicIP, backendType: BackendType ?? '', backendData: BackendData } }
+}
+
+interface LeaseFields {
+  readonly PublicIP?: unknown
+  readonly BackendType?: unknown
+  readonly BackendData?: unknown
+}
+
+const NAMES = ['PublicIP', 'BackendType', 'BackendData'] as const
+const KNOWN: ReadonlySet<string> = new Set(NAMES)
+
+/** JSON.parse alone where names are spelled our way, which is nearly always: there may be 65,000 leases. */
+function readFields(text: string): LeaseFields {
+  const value = parseJson(text)
+  if (value !== null && typeof value === 'object' && !Array.isArray(value)) {
+    let plain = true
+    for (const name in value) plain &&= KNOWN.has(name)
+    if (plain) return value
+  }
+  return Object.fromEntries(
+    Object.entries(jsonFields(text, NAMES)).map(([name, raw]) => [name, JSON.parse(raw)]),
+  )
+}
+
+function readPublicIP(value: unknown): Ipv4 | string {
+  if (value === undefined) return 'PublicIP is missing'
+  if (typeof value !== 'string') return `PublicIP is ${jsonKind(value)}, not a string`
+  const address = parseIpv4(value)
+  if (address === undefined)
+    return `PublicIP ${JSON.stringify(oneLine(value.slice(0, 60)))} is not an IPv4 address`
+  return isUnicastHost(address) ? address : `PublicIP ${value} is not the address of a host`
+}
+
+/** `10.5.33.0/24 via 192.168.0.2`, for log lines. */
+export function describeLease(subnet: Subnet, attributes: LeaseAttributes): string {
+  return `${formatSubnet(subnet)} via ${formatIpv4(attributes.publicIP)}`
+}

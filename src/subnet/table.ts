@@ -1,0 +1,237 @@
+import { type Ipv4, type Subnet, sameSubnet, subnetOf } from '../ip.ts'
+import type { Logger } from '../log.ts'
+import { sameJson } from './gojson.ts'
+import type { BadLease, Lease, LeaseAttributes, LeaseEvent } from './lease.ts'
+import { leaseKey } from './leasecodec.ts'
+import { type LeaseRules, leaseObjection } from './validate.ts'
+
+/** Leases by subnet, an order of magnitude faster to look up than by text. */
+type SubnetKey = number
+
+function subnetKey({ address, length }: Subnet): SubnetKey {
+  return address * 64 + length
+}
+
+export interface LeaseTableOptions {
+  readonly rules: LeaseRules
+  /** SubnetLen of the network config: the length a lease should have. */
+  readonly subnetLen: number
+  readonly log: Logger
+}
+
+/**
+ * The leases of all other nodes that may become routes here.
+ *
+ * A lease gets in by a snapshot or a put, and out only by a snapshot without it or a delete. A value that
+ * cannot be read, written over one that could, leaves the last good one in place: unknown is not absent.
+ *
+ * Two leases can overlap only if their lengths differ. Then the one of the configured SubnetLen counts, else the
+ * longer one, which is also the one the kernel's routing would prefer. That depends on keys and config alone, so that
+ * all nodes agree, after restarts too; indexes would not do, as every renewal by flannel changes both of them.
+ */
+export class LeaseTable {
+  readonly #subnetLen: number
+  readonly #log: Logger
+  #rules: LeaseRules
+  /** All that could be read, the own lease included. */
+  readonly #known = new Map<SubnetKey, Lease>()
+  readonly #unreadable = new Map<string, string>()
+  /** Known leases by prefix length: overlaps need two lengths. */
+  readonly #lengths = new Map<number, number>()
+  /** Reasons why known leases are not in use, by key. */
+  #refused = new Map<string, string>()
+  #inUse = new Map<SubnetKey, Lease>()
+  #reported = new Map<string, string>()
+
+  constructor({ rules, subnetLen, log }: LeaseTableOptions) {
+    this.#rules = rules
+    this.#subnetLen = subnetLen
+    this.#log = log
+  }
+
+  /** Leases of other nodes that passed every check, in no particular order. */
+  leases(): Iterable<Lease> {
+    return this.#inUse.values()
+  }
+
+  get size(): number {
+    return this.#inUse.size
+  }
+
+  /** What is not in use, and why. */
+  *bad(): Iterable<BadLease> {
+    for (const [key, reason] of this.#unreadable) yield { key, reason }
+    for (const [key, reason] of this.#refused) yield { key, reason }
+  }
+
+  get badCount(): number {
+    return this.#unreadable.size + this.#refused.size
+  }
+
+  /** Takes a complete list; returns whether the leases in use changed in anything a kernel table could show. */
+  replace(leases: readonly Lease[], bad: readonly BadLease[]): boolean {
+    const before = new Map(this.#known)
+    this.#known.clear()
+    this.#lengths.clear()
+    this.#unreadable.clear()
+    for (const { key, reason } of bad) this.#unreadable.set(key, reason)
+    for (const lease of leases) this.#keep(lease)
+    for (const [key, lease] of before) {
+      if (!this.#known.has(key) && this.#unreadable.has(leaseKey(lease.subnet))) this.#keep(lease)
+    }
+    return this.#judgeAll()
+  }
+
+  /** Takes changes in order; returns as `replace` does. */
+  update(events: readonly LeaseEvent[]): boolean {
+    const mixed = this.#lengths.size > 1
+    const touched = events.map((event) => this.#take(event))
+    if (mixed || this.#lengths.size > 1) return this.#judgeAll()
+    let changed = false
+    for (const subnet of touched) if (subnet !== undefined && this.#judge(subnet)) changed = true
+    this.#report()
+    return changed
+  }
+
+  /** Takes other rules (a new own subnet or underlay address) and looks at every lease again. */
+  setRules(rules: LeaseRules): boolean {
+    this.#rules = rules
+    return this.#judgeAll()
+  }
+
+  /** Remembers an event; returns the subnet to look at again. */
+  #take(event: LeaseEvent): Subnet | undefined {
+    switch (event.kind) {
+      case 'put':
+        this.#keep(event.lease)
+        this.#unreadable.delete(leaseKey(event.lease.subnet))
+        return event.lease.subnet
+      case 'delete':
+        this.#drop(event.subnet)
+        this.#unreadable.delete(leaseKey(event.subnet))
+        return event.subnet
+      case 'bad':
+        this.#unreadable.set(event.bad.key, event.bad.reason)
+        return undefined
+      case 'mended':
+        this.#unreadable.delete(event.key)
+        return undefined
+      default:
+        throw new Error(`unknown lease event ${JSON.stringify(event satisfies never)}`)
+    }
+  }
+
+  #keep(lease: Lease): void {
+    const key = subnetKey(lease.subnet)
+    const { length } = lease.subnet
+    if (!this.#known.has(key)) this.#lengths.set(length, (this.#lengths.get(length) ?? 0) + 1)
+    this.#known.set(key, lease)
+  }
+
+  #drop(subnet: Subnet): void {
+    if (!this.#known.delete(subnetKey(subnet))) return
+    const left = (this.#lengths.get(subnet.length) ?? 0) - 1
+    if (left > 0) this.#lengths.set(subnet.length, left)
+    else this.#lengths.delete(subnet.length)
+  }
+
+  /** One lease, while all are of one length and so cannot overlap. */
+  #judge(subnet: Subnet): boolean {
+    const key = subnetKey(subnet)
+    const before = this.#inUse.get(key)
+    this.#inUse.delete(key)
+    this.#refused.delete(leaseKey(subnet))
+    const lease = this.#known.get(key)
+    if (lease === undefined || sameSubnet(subnet, this.#rules.own)) return before !== undefined
+    const objection = leaseObjection(lease, this.#rules)
+    if (objection !== undefined) {
+      this.#refused.set(leaseKey(subnet), objection)
+      return before !== undefined
+    }
+    this.#inUse.set(key, lease)
+    return before === undefined || !sameAttributes(before.attributes, lease.attributes)
+  }
+
+  #judgeAll(): boolean {
+    const before = this.#inUse
+    const sound: Lease[] = []
+    const refused = new Map<string, string>()
+    for (const lease of this.#known.values()) {
+      if (sameSubnet(lease.subnet, this.#rules.own)) continue
+      const objection = leaseObjection(lease, this.#rules)
+      if (objection === undefined) sound.push(lease)
+      else refused.set(leaseKey(lease.subnet), objection)
+    }
+    const overlap = this.#lengths.size > 1 ? overlapOf(sound, this.#subnetLen) : undefined
+    const inUse = new Map<SubnetKey, Lease>()
+    for (const lease of sound) {
+      const objection = overlap?.(lease.subnet)
+      if (objection === undefined) inUse.set(subnetKey(lease.subnet), lease)
+      else refused.set(leaseKey(lease.subnet), objection)
+    }
+    this.#inUse = inUse
+    this.#refused = refused
+    this.#report()
+    return differs(before, inUse)
+  }
+
+  /** One line for a bad lease, however often it is seen, until it is mended. */
+  #report(): void {
+    if (this.badCount === 0 && this.#reported.size === 0) return
+    const reported = new Map<string, string>()
+    for (const { key, reason } of this.bad()) {
+      if (this.#reported.get(key) !== reason) this.#log.warn(`Ignoring bad subnet node: ${key}: ${reason}`)
+      reported.set(key, reason)
+    }
+    this.#reported = reported
+  }
+}
+
+/** Finds why a lease has to stand back behind one that it overlaps. */
+function overlapOf(leases: readonly Lease[], subnetLen: number): (subnet: Subnet) => string | undefined {
+  const byLength = new Map<number, Set<Ipv4>>()
+  for (const { subnet } of leases) {
+    const set = byLength.get(subnet.length)
+    if (set === undefined) byLength.set(subnet.length, new Set([subnet.address]))
+    else set.add(subnet.address)
+  }
+  // For each length, the ranges of that length which hold a longer lease, and one such lease.
+  const within = new Map<number, Map<Ipv4, Subnet>>()
+  for (const length of byLength.keys()) within.set(length, new Map())
+  for (const { subnet } of leases) {
+    for (const [length, holders] of within) {
+      if (length < subnet.length) {
+        const { address } = subnetOf(subnet.address, length)
+        if (!holders.has(address)) holders.set(address, subnet)
+      }
+    }
+  }
+  return (subnet) => {
+    const inner = within.get(subnet.length)?.get(subnet.address)
+    if (inner !== undefined && subnet.length !== subnetLen) return `overlaps the lease ${leaseKey(inner)}`
+    if (subnet.length > subnetLen) {
+      const { address } = subnetOf(subnet.address, subnetLen)
+      if (byLength.get(subnetLen)?.has(address) === true) {
+        return `overlaps the lease ${leaseKey({ address, length: subnetLen })}`
+      }
+    }
+    return undefined
+  }
+}
+
+function differs(before: ReadonlyMap<SubnetKey, Lease>, after: ReadonlyMap<SubnetKey, Lease>): boolean {
+  if (before.size !== after.size) return true
+  for (const [key, lease] of after) {
+    const other = before.get(key)
+    if (other === undefined || !sameAttributes(lease.attributes, other.attributes)) return true
+  }
+  return false
+}
+
+/** Whether two leases say the same; a renewal changes nothing here. */
+export function sameAttributes(a: LeaseAttributes, b: LeaseAttributes): boolean {
+  return (
+    a === b ||
+    (a.publicIP === b.publicIP && a.backendType === b.backendType && sameJson(a.backendData, b.backendData))
+  )
+}

@@ -1,0 +1,253 @@
+/**
+ * Watching the leases: one snapshot, then etcd's long poll, which gives one event for each answer.
+ *
+ * An answer also tells how far the store is ahead of its event. If it is, the events behind are asked for in
+ * parallel, by consecutive `waitIndex`: several of these may name the same event, which is then taken once.
+ * If it is far ahead, a new snapshot is cheaper. So is one when etcd's history (1,000 events of the whole store) no
+ * longer reaches back, and it is the only safe thing when the store is another one, or older, than it was.
+ */
+import type { Clock } from '../clock.ts'
+import type { Logger } from '../log.ts'
+import { EcodeEventIndexCleared, EcodeKeyNotFound, isEtcdCode } from './etcd/error.ts'
+import type { LeaseEvent, LeaseWatchResult } from './lease.ts'
+import { Outage, reasonOf } from './outage.ts'
+import type { LeaseList, Registry, WatchStep } from './registry.ts'
+
+export interface WatchOptions {
+  readonly registry: Registry
+  readonly signal: AbortSignal
+  readonly clock: Clock
+  readonly log: Logger
+  /** A list that was acted on already; the watch goes on behind it. Absent, it begins with a snapshot. */
+  readonly from?: LeaseList
+}
+
+/** Long polls under way at once while catching up. */
+const PARALLEL_POLLS = 8
+/** Events behind, from which on a snapshot is taken instead. */
+const SNAPSHOT_BACKLOG = 500
+/** Polls beyond the one that is needed are ended when that one has had nothing to give for this long. */
+const SURPLUS_MS = 50
+const FIRST_PAUSE_MS = 100
+const PAUSE_MS = 1_000
+
+/** Yields snapshots and events until the signal fires; nothing that etcd does or says makes it throw. */
+export async function* watchLeases(options: WatchOptions): AsyncGenerator<LeaseWatchResult, void, undefined> {
+  const watch = new LeaseWatch(options)
+  try {
+    while (!options.signal.aborted) {
+      const result = await watch.next()
+      if (result !== undefined) yield result
+    }
+  } finally {
+    watch.close()
+  }
+}
+
+interface Position {
+  /** Everything up to this index is known. */
+  index: number
+  /** The newest index the store has told of. */
+  storeIndex: number
+  readonly clusterId: string
+  /** Index of the config's last write, by which a store that was replaced is recognised. */
+  configIndex: number | undefined
+}
+
+class LeaseWatch {
+  readonly #options: WatchOptions
+  readonly #outage: Outage
+  readonly #polls: PollWindow
+  #position: Position | undefined
+  /** After a failure or a long silence it is asked first whether this still is the same store. */
+  #doubt = false
+  #lastSnapshot = Number.NEGATIVE_INFINITY
+  #historyLost = false
+  #emptyAnswers = 0
+
+  constructor(options: WatchOptions) {
+    const { from, clock, log } = options
+    this.#options = options
+    this.#outage = new Outage(log, clock)
+    this.#polls = new PollWindow(options)
+    if (from !== undefined) this.#position = positionAt(from, undefined)
+  }
+
+  close(): void {
+    this.#polls.close()
+  }
+
+  /** One snapshot, some events, or undefined when there was nothing to tell. */
+  async next(): Promise<LeaseWatchResult | undefined> {
+    const { signal, log } = this.#options
+    try {
+      if (this.#position !== undefined && this.#doubt) await this.#verify(this.#position)
+      return this.#position === undefined ? await this.#snapshot() : await this.#events(this.#position)
+    } catch (error) {
+      this.#polls.end()
+      if (signal.aborted) return undefined
+      if (isEtcdCode(error, EcodeEventIndexCleared)) {
+        if (!this.#historyLost) {
+          log.warn('Watch of subnet leases failed because etcd index outside history window')
+        }
+        this.#historyLost = true
+        this.#position = undefined
+        return undefined
+      }
+      this.#doubt = true
+      this.#outage.fail(`Watch subnets: ${reasonOf(error)}`)
+      await this.#pause(this.#outage.failures === 1 ? FIRST_PAUSE_MS : PAUSE_MS)
+      return undefined
+    }
+  }
+
+  async #snapshot(): Promise<LeaseWatchResult> {
+    const { registry, signal, clock } = this.#options
+    // The first is taken at once; a store that makes one necessary again and again is not asked without pause.
+    await this.#pause(this.#lastSnapshot + PAUSE_MS - clock.now())
+    this.#lastSnapshot = clock.now()
+    const [list, configIndex] = await Promise.all([
+      registry.listLeases(signal),
+      configIndexOf(registry, signal),
+    ])
+    this.#position = positionAt(list, configIndex)
+    this.#doubt = false
+    this.#outage.recover('Watching subnet leases again')
+    return { kind: 'snapshot', leases: list.leases, bad: list.bad, index: list.index }
+  }
+
+  async #verify(position: Position): Promise<void> {
+    const { registry, signal } = this.#options
+    const configIndex = await configIndexOf(registry, signal)
+    position.configIndex ??= configIndex
+    if (configIndex !== position.configIndex)
+      this.#resync('the config was rewritten, or etcd holds another store')
+    this.#doubt = false
+    this.#outage.recover('Watching subnet leases again')
+  }
+
+  async #events(position: Position): Promise<LeaseWatchResult | undefined> {
+    const asked = this.#options.clock.now()
+    const events: LeaseEvent[] = []
+    let step: WatchStep | undefined = await this.#polls.first(position)
+    // The rest is what arrived meanwhile, in order and without a gap.
+    for (; step !== undefined; step = this.#polls.arrived(position.index + 1)) {
+      if (step.kind === 'resync') {
+        this.#resync(step.reason)
+        return undefined
+      }
+      if (step.kind === 'idle') {
+        this.#doubt = true
+        position.index = Math.max(position.index, step.index)
+        await this.#paceEmpty(asked)
+      } else {
+        this.#emptyAnswers = 0
+        this.#historyLost = false
+        position.index = step.index
+        position.storeIndex = Math.max(position.storeIndex, step.storeIndex)
+        if (step.event !== undefined) events.push(step.event)
+      }
+    }
+    if (position.storeIndex - position.index > SNAPSHOT_BACKLOG) this.#position = undefined
+    return events.length === 0 ? undefined : { kind: 'events', events, index: position.index }
+  }
+
+  #resync(reason: string): void {
+    this.#options.log.warn(`Reading all subnet leases again: ${reason}`)
+    this.#polls.end()
+    this.#position = undefined
+  }
+
+  /** etcd ends a long poll with an empty answer when it stops; a proxy that always does so is slowed down. */
+  async #paceEmpty(asked: number): Promise<void> {
+    const quick = this.#options.clock.now() - asked < PAUSE_MS
+    this.#emptyAnswers = quick ? this.#emptyAnswers + 1 : 0
+    if (this.#emptyAnswers > 1) await this.#pause(PAUSE_MS)
+  }
+
+  async #pause(ms: number): Promise<void> {
+    if (ms > 0) await this.#options.clock.sleep(ms, this.#options.signal)
+  }
+}
+
+interface Poll {
+  readonly step: Promise<WatchStep>
+  readonly controller: AbortController
+  arrived: WatchStep | undefined
+}
+
+/** The long polls under way, by the index they wait for. */
+class PollWindow {
+  readonly #options: WatchOptions
+  readonly #polls = new Map<number, Poll>()
+  readonly #end = (): void => this.end()
+
+  constructor(options: WatchOptions) {
+    this.#options = options
+    options.signal.addEventListener('abort', this.#end)
+  }
+
+  /** Waits for what follows `position`, and asks for what is known to lie behind that. */
+  async first({ index, storeIndex, clusterId }: Position): Promise<WatchStep> {
+    for (const waitIndex of this.#polls.keys()) if (waitIndex <= index) this.#polls.delete(waitIndex)
+    const poll = this.#ask(index + 1, clusterId)
+    for (let i = index + 2; i <= Math.min(storeIndex, index + PARALLEL_POLLS); i++) this.#ask(i, clusterId)
+    if (this.#polls.size > 1) {
+      const timer = new AbortController()
+      await Promise.race([poll.step, this.#options.clock.sleep(SURPLUS_MS, timer.signal)]).finally(() =>
+        timer.abort(),
+      )
+      if (poll.arrived === undefined) this.#endBeyond(index + 1)
+    }
+    return await poll.step
+  }
+
+  /** The answer to the poll for exactly this index, if it is there. */
+  arrived(waitIndex: number): WatchStep | undefined {
+    return this.#polls.get(waitIndex)?.arrived
+  }
+
+  /** Gives up all polls. */
+  end(): void {
+    this.#endBeyond(-1)
+  }
+
+  close(): void {
+    this.end()
+    this.#options.signal.removeEventListener('abort', this.#end)
+  }
+
+  #ask(waitIndex: number, clusterId: string): Poll {
+    const known = this.#polls.get(waitIndex)
+    if (known !== undefined) return known
+    const controller = new AbortController()
+    const step = this.#options.registry.watch({ waitIndex, clusterId }, controller.signal)
+    const poll: Poll = { step, controller, arrived: undefined }
+    // A poll that fails is awaited when its turn comes, if it comes.
+    step.then((value) => (poll.arrived = value)).catch(() => undefined)
+    this.#polls.set(waitIndex, poll)
+    return poll
+  }
+
+  #endBeyond(index: number): void {
+    for (const [waitIndex, poll] of this.#polls) {
+      if (waitIndex > index) {
+        poll.controller.abort()
+        this.#polls.delete(waitIndex)
+      }
+    }
+  }
+}
+
+function positionAt(list: LeaseList, configIndex: number | undefined): Position {
+  return { index: list.index, storeIndex: list.index, clusterId: list.clusterId, configIndex }
+}
+
+async function configIndexOf(registry: Registry, signal: AbortSignal): Promise<number | undefined> {
+  try {
+    return (await registry.getConfig(signal)).modifiedIndex
+  } catch (error) {
+    if (isEtcdCode(error, EcodeKeyNotFound)) return undefined
+    throw error
+  }
+}
