@@ -1,6 +1,5 @@
 import { fstatSync, writeSync } from 'node:fs'
 import { isatty } from 'node:tty'
-import { pino } from 'pino'
 import type { Clock } from './clock.ts'
 
 /** Fields of a log line. Never put a secret in one. */
@@ -26,71 +25,75 @@ export interface LogSink {
   readonly colour: boolean
 }
 
-/**
- * A logger at flannel's `-v` verbosity: 0 and less logs info and above, 1 to 3 adds debug, 4 and more adds trace
- * (flannel's V(1), V(2) and V(4) lines). `text` gives `<time> <level> <message> <key>=<value>...`, `json` gives
- * pino's objects with `level` as a word and `time` as ISO 8601.
- */
-export function openLog(options: {
+interface LogOptions {
   readonly format: 'text' | 'json'
+  /** flannel's `-v`: 0 and less logs info and above, 1 to 3 adds debug, 4 and more trace (its V(1), V(2) and V(4)). */
   readonly verbosity: number
   readonly sink: LogSink
   readonly clock: Clock
-}): Logger {
-  const { format, verbosity, sink, clock } = options
+}
+
+/**
+ * Opens the log: `text` gives `<time> <level> <message> <key>=<value>...`, `json` one object a line with `level` as a
+ * word, `time` in ISO 8601, `msg` and the fields.
+ */
+export async function openLog(options: LogOptions): Promise<Logger> {
+  return options.format === 'json' ? openJsonLog(options) : openTextLog(options)
+}
+
+/** pino takes 11 ms to load, a quarter of a start; so only those who read JSON wait for it. */
+async function openJsonLog({ verbosity, sink, clock }: LogOptions): Promise<Logger> {
+  const { pino } = await import('pino')
   const logger = pino(
     {
-      level: verbosity >= 4 ? 'trace' : verbosity >= 1 ? 'debug' : 'info',
+      level: lowestLevel(verbosity),
       base: null,
       timestamp: () => `,"time":"${new Date(clock.wall()).toISOString()}"`,
       formatters: { level: (level) => ({ level }) },
     },
-    format === 'json' ? sink : new TextStream(sink, clock),
+    sink,
   )
+  return loggerOf((level, message, fields) => logger[level](fields, message))
+}
+
+function openTextLog({ verbosity, sink, clock }: LogOptions): Logger {
+  // Ascending, as levels are told apart by their position.
+  const order = Object.keys(levels)
+  const lowest = order.indexOf(lowestLevel(verbosity))
+  return loggerOf((level, message, fields) => {
+    if (order.indexOf(level) < lowest) return
+    const { word, priority, colour } = levels[level]
+    let line = sink.journal ? `<${priority}>` : `${localTime(clock.wall())} `
+    line += sink.colour ? `\x1b[${colour}m${word}\x1b[0m ` : `${word} `
+    line += escapeControls(message)
+    for (const [key, value] of Object.entries(fields)) {
+      if (value !== undefined) line += ` ${key}=${formatValue(value)}`
+    }
+    sink.write(`${line}\n`)
+  })
+}
+
+function loggerOf(write: (level: Level, message: string, fields: LogFields) => void): Logger {
   const at =
     (level: Level) =>
     (message: string, fields: LogFields = {}): void =>
-      logger[level](fields, message)
+      write(level, message, fields)
   return { trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
 }
 
-const levels: Readonly<
-  Record<number, { readonly word: string; readonly priority: number; readonly sgr: string }>
-> = {
-  10: { word: 'trace', priority: 7, sgr: '2' },
-  20: { word: 'debug', priority: 7, sgr: '2' },
-  30: { word: 'info ', priority: 6, sgr: '32' },
-  40: { word: 'warn ', priority: 4, sgr: '33' },
-  50: { word: 'error', priority: 3, sgr: '31' },
+function lowestLevel(verbosity: number): Level {
+  return verbosity >= 4 ? 'trace' : verbosity >= 1 ? 'debug' : 'info'
 }
 
-/**
- * The stream that pino writes to in text mode. pino leaves the parts of the entry on a stream that has this symbol,
- * so that the JSON it made of them need not be parsed again.
- */
-class TextStream {
-  lastLevel = 30
-  lastMsg = ''
-  lastObj: LogFields = {}
-  readonly #sink: LogSink
-  readonly #clock: Clock
-
-  constructor(sink: LogSink, clock: Clock) {
-    this.#sink = sink
-    this.#clock = clock
-    Object.defineProperty(this, Symbol.for('pino.metadata'), { value: true })
-  }
-
-  write(): void {
-    const level = levels[this.lastLevel] ?? { word: 'info ', priority: 6, sgr: '0' }
-    let line = this.#sink.journal ? `<${level.priority}>` : `${localTime(this.#clock.wall())} `
-    line += this.#sink.colour ? `\x1b[${level.sgr}m${level.word}\x1b[0m ` : `${level.word} `
-    line += escapeControls(this.lastMsg)
-    for (const [key, value] of Object.entries(this.lastObj)) {
-      if (value !== undefined) line += ` ${key}=${formatValue(value)}`
-    }
-    this.#sink.write(`${line}\n`)
-  }
+/** Priorities are syslog(3)'s, colours are the numbers of ECMA-48's SGR. */
+const levels: Readonly<
+  Record<Level, { readonly word: string; readonly priority: number; readonly colour: number }>
+> = {
+  trace: { word: 'trace', priority: 7, colour: 2 },
+  debug: { word: 'debug', priority: 7, colour: 2 },
+  info: { word: 'info ', priority: 6, colour: 32 },
+  warn: { word: 'warn ', priority: 4, colour: 33 },
+  error: { word: 'error', priority: 3, colour: 31 },
 }
 
 function localTime(milliseconds: number): string {
