@@ -8,11 +8,12 @@
  * A key is what the kernel finds an entry by when it deletes it; everything else is the entry's value, and
  * `same` compares it. Only keys that differ are remembered apart, so that one join in a cluster of thousands
  * costs one entry and not a walk of the table. An entry is held once the kernel acknowledged it, a complete
- * dump showed it, or a notification said so: belief follows acknowledgement.
+ * dump showed it, or a notification said so: belief follows acknowledgement. `W` is what we want, which may be
+ * narrower than the `E` that the kernel can show.
  */
-export class DeltaTracker<K, E> {
+export class DeltaTracker<K, E, W extends E = E> {
   readonly #same: (a: E, b: E) => boolean
-  readonly #wanted = new Map<K, E>()
+  readonly #wanted = new Map<K, W>()
   readonly #held = new Map<K, E>()
   readonly #differing = new Set<K>()
 
@@ -20,7 +21,7 @@ export class DeltaTracker<K, E> {
     this.#same = same
   }
 
-  want(key: K, entry: E): void {
+  want(key: K, entry: W): void {
     this.#wanted.set(key, entry)
     this.#compare(key)
   }
@@ -61,7 +62,7 @@ export class DeltaTracker<K, E> {
     return surprising
   }
 
-  wanted(key: K): E | undefined {
+  wanted(key: K): W | undefined {
     return this.#wanted.get(key)
   }
 
@@ -75,7 +76,7 @@ export class DeltaTracker<K, E> {
   }
 
   /** Wanted entries that the kernel lacks or holds with another value. */
-  *missing(): Generator<[K, E]> {
+  *missing(): Generator<[K, W]> {
     for (const key of this.#differing) {
       const entry = this.#wanted.get(key)
       if (entry !== undefined) yield [key, entry]

@@ -44,7 +44,11 @@ describe('DeltaTracker', () => {
   })
 
   it('ends at the wanted state from any history, touching only keys that differ', () => {
-    const step = fc.tuple(fc.constantFrom('want', 'unwant', 'hold', 'lose', 'dump'), fc.constantFrom('a', 'b', 'c'), fc.nat(2))
+    const step = fc.tuple(
+      fc.constantFrom('want', 'unwant', 'hold', 'lose', 'dump'),
+      fc.constantFrom('a', 'b', 'c'),
+      fc.nat(2),
+    )
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
         const t = tracker()

@@ -18,7 +18,8 @@ const MAX_VNI = 9_999_999
 export function parseVxlanConfig(backend: Readonly<Record<string, unknown>>): VxlanConfig {
   const field = (name: string): unknown => {
     let found: unknown
-    for (const [key, value] of Object.entries(backend)) if (key.toLowerCase() === name.toLowerCase()) found = value
+    for (const [key, value] of Object.entries(backend))
+      if (key.toLowerCase() === name.toLowerCase()) found = value
     return found ?? undefined
   }
   const integer = (name: string, max: number): number | undefined => {
@@ -41,5 +42,7 @@ export function parseVxlanConfig(backend: Readonly<Record<string, unknown>>): Vx
 }
 
 function wrong(name: string, value: unknown, expected: string): Error {
-  return new Error(`error decoding VXLAN backend config: ${name} must be ${expected}, not ${JSON.stringify(value)}`)
+  return new Error(
+    `error decoding VXLAN backend config: ${name} must be ${expected}, not ${JSON.stringify(value)}`,
+  )
 }

@@ -1,10 +1,10 @@
-import type { Subnet } from '../../ip.ts'
+import type { Ipv4, MacAddress, Subnet } from '../../ip.ts'
 import {
-  FDB_SELF_PERMANENT,
+  NTF_SELF,
   NUD_PERMANENT,
-  RTN_UNICAST,
   RT_SCOPE_UNIVERSE,
   RT_TABLE_MAIN,
+  RTN_UNICAST,
   RTPROT_BOOT,
 } from '../../netlink/constants.ts'
 import type { FdbEntry } from '../../netlink/fdb.ts'
@@ -20,11 +20,14 @@ import type { Vtep } from './vtep.ts'
  */
 export type RouteKind = 'tunnel' | 'nexthop' | 'direct'
 
+export type WantedNeighbour = Neighbour & { readonly address: Ipv4; readonly mac: MacAddress }
+export type WantedFdbEntry = FdbEntry & { readonly destination: Ipv4 }
+
 /** The kernel entries that carry one peer. A direct peer needs its route alone. */
 export interface PeerEntries {
   readonly kind: RouteKind
-  readonly neighbour: Neighbour | undefined
-  readonly fdb: FdbEntry | undefined
+  readonly neighbour: WantedNeighbour | undefined
+  readonly fdb: WantedFdbEntry | undefined
   readonly nexthop: Nexthop | undefined
   readonly route: Route
 }
@@ -36,7 +39,12 @@ export interface Links {
 }
 
 /** Pure: the entries for one peer, exactly as flannel writes them (RTM_NEWNEIGH twice, RTM_NEWROUTE). */
-export function desiredEntries(vtep: Vtep, kind: RouteKind, nexthopId: number | undefined, links: Links): PeerEntries {
+export function desiredEntries(
+  vtep: Vtep,
+  kind: RouteKind,
+  nexthopId: number | undefined,
+  links: Links,
+): PeerEntries {
   const base = {
     destination: vtep.subnet,
     table: RT_TABLE_MAIN,
@@ -47,6 +55,7 @@ export function desiredEntries(vtep: Vtep, kind: RouteKind, nexthopId: number | 
     metric: 0,
     source: undefined,
     multipath: false,
+    cloned: false,
   }
   if (kind === 'direct') {
     const route = { ...base, gateway: vtep.underlay, nexthopId: undefined, oif: links.parent, onlink: false }
@@ -54,9 +63,23 @@ export function desiredEntries(vtep: Vtep, kind: RouteKind, nexthopId: number | 
   }
   const overlay = vtep.subnet.address
   const neighbour = { index: links.device, address: overlay, mac: vtep.mac, state: NUD_PERMANENT, flags: 0 }
-  const fdb = { index: links.device, mac: vtep.mac, destination: vtep.underlay, ...FDB_SELF_PERMANENT }
+  const fdb = {
+    index: links.device,
+    mac: vtep.mac,
+    destination: vtep.underlay,
+    state: NUD_PERMANENT,
+    flags: NTF_SELF,
+    port: undefined,
+    vni: undefined,
+  }
   if (kind === 'nexthop' && nexthopId !== undefined) {
-    const nexthop = { id: nexthopId, gateway: overlay, oif: links.device, onlink: true, protocol: RTPROT_BOOT }
+    const nexthop = {
+      id: nexthopId,
+      gateway: overlay,
+      oif: links.device,
+      onlink: true,
+      protocol: RTPROT_BOOT,
+    }
     const route = { ...base, gateway: undefined, nexthopId, oif: undefined, onlink: false }
     return { kind, neighbour, fdb, nexthop, route }
   }

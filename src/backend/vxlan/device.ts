@@ -31,7 +31,10 @@ export class DeviceError extends Error {
   }
 }
 
-export function findLink(rtnl: Rtnl, by: { readonly name: string } | { readonly index: number }): Link | undefined {
+export function findLink(
+  rtnl: Rtnl,
+  by: { readonly name: string } | { readonly index: number },
+): Link | undefined {
   try {
     return rtnl.get(getLink(by))
   } catch (error) {
@@ -41,8 +44,8 @@ export function findLink(rtnl: Rtnl, by: { readonly name: string } | { readonly 
 }
 
 /**
- * Brings the device to `spec` with as few changes as possible and says in words what it changed; nothing, when all
- * was right. A device with that name that is no VXLAN belongs to somebody else: DeviceError. One that differs in
+ * Brings the device to `spec` with as few changes as possible and says in words what it changed (`recreated`: what
+ * was wrong with the one it replaced); nothing, when all was right. A device with that name that is no VXLAN belongs to somebody else: DeviceError. One that differs in
  * what the kernel can't change is made anew with the same MAC, so that peers need learn nothing. `known` is the
  * index it had before, which finds a renamed device. Throws NetlinkError when the kernel refuses.
  */
@@ -50,7 +53,11 @@ export function ensureDevice(
   rtnl: Rtnl,
   spec: DeviceSpec,
   known: number | undefined,
-): { readonly index: number; readonly created: boolean; readonly changes: readonly string[] } {
+): {
+  readonly index: number
+  readonly recreated: string | undefined
+  readonly changes: readonly string[]
+} {
   const changes: string[] = []
   let link = findLink(rtnl, { name: spec.name }) ?? takeBackName(rtnl, spec, known, changes)
   if (link !== undefined && link.kind !== 'vxlan') {
@@ -61,7 +68,6 @@ export function ensureDevice(
   }
   const different = link && difference(link, spec)
   if (link !== undefined && different !== undefined) {
-    changes.push(`"${spec.name}" already exists with incompatable configuration: ${different}; recreating device`)
     rtnl.execute(deleteLink(link))
     link = undefined
   }
@@ -85,18 +91,28 @@ export function ensureDevice(
     rtnl.execute(changeLink({ index, name, up: true }))
     if (!created) changes.push('was down, set up')
   }
-  return { index, created, changes }
+  return { index, recreated: different, changes }
 }
 
 /** What makes a device unusable as it stands, as `<what>: <wanted> vs <found>`, or undefined. */
 export function difference(link: Link, spec: DeviceSpec): string | undefined {
   const { vxlan } = link
   if (vxlan === undefined) return `link type: vxlan vs ${link.kind ?? 'none'}`
-  const wanted = { vni: spec.vni, parent: spec.parent.index, local: spec.local, port: spec.port, gbp: spec.gbp }
+  const wanted = {
+    vni: spec.vni,
+    parent: spec.parent.index,
+    local: spec.local,
+    port: spec.port,
+    gbp: spec.gbp,
+  }
   for (const [what, want, found] of [
     ['vni', wanted.vni, vxlan.vni],
     ['vtep (external) interface', wanted.parent, vxlan.parent],
-    ['vtep (external) IP', formatIpv4(wanted.local), vxlan.local === undefined ? 'none' : formatIpv4(vxlan.local)],
+    [
+      'vtep (external) IP',
+      formatIpv4(wanted.local),
+      vxlan.local === undefined ? 'none' : formatIpv4(vxlan.local),
+    ],
     ['group address', 'none', vxlan.group === undefined ? 'none' : String(vxlan.group)],
     ['port', wanted.port, vxlan.port],
     ['gbp', wanted.gbp, vxlan.gbp],
@@ -112,7 +128,12 @@ export function difference(link: Link, spec: DeviceSpec): string | undefined {
 }
 
 /** Our device under another name: it is ours if it still has the index and the VNI. */
-function takeBackName(rtnl: Rtnl, spec: DeviceSpec, known: number | undefined, changes: string[]): Link | undefined {
+function takeBackName(
+  rtnl: Rtnl,
+  spec: DeviceSpec,
+  known: number | undefined,
+  changes: string[],
+): Link | undefined {
   const link = known === undefined ? undefined : findLink(rtnl, { index: known })
   if (link?.vxlan?.vni !== spec.vni) return undefined
   try {
@@ -132,7 +153,9 @@ function create(rtnl: Rtnl, spec: DeviceSpec): Link {
     rtnl.execute(createVxlan({ ...spec, parent: spec.parent.index, txQueueLength: 0 }))
   } catch (error) {
     if (error instanceof NetlinkError && error.code === 'EEXIST') {
-      const other = rtnl.dump(dumpLinks()).find((l) => l.vxlan?.vni === spec.vni && l.vxlan.port === spec.port)
+      const other = rtnl
+        .dump(dumpLinks())
+        .find((l) => l.vxlan?.vni === spec.vni && l.vxlan.port === spec.port)
       throw new DeviceError(
         `VNI ${spec.vni} on UDP port ${spec.port} is in use by another device${other ? `, ${other.name}` : ''}; ` +
           `remove it (ip link del ${other?.name ?? 'NAME'}) or choose another VNI in the network config`,
@@ -141,7 +164,8 @@ function create(rtnl: Rtnl, spec: DeviceSpec): Link {
     throw error
   }
   const link = findLink(rtnl, { name: spec.name })
-  if (link === undefined) throw new DeviceError(`${spec.name} vanished while it was being set up; trying again`)
+  if (link === undefined)
+    throw new DeviceError(`${spec.name} vanished while it was being set up; trying again`)
   return link
 }
 

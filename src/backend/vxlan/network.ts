@@ -9,8 +9,8 @@ import { dumpNexthops } from '../../netlink/nexthop.ts'
 import { getRoute } from '../../netlink/route.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import { Backoff } from '../backoff.ts'
-import { DeviceError, type DeviceSpec, ensureDevice } from './device.ts'
 import type { Links } from './desired.ts'
+import { DeviceError, type DeviceSpec, ensureDevice } from './device.ts'
 import { Peers } from './peers.ts'
 import { type Operation, plan } from './plan.ts'
 import { type TableKey, type TableName, Tables } from './tables.ts'
@@ -48,7 +48,9 @@ export interface TableStatus {
 
 const TABLES = ['neighbour', 'fdb', 'nexthop', 'route'] as const
 /** Repairs of one key that are made at once; from then on somebody is fighting us, and we slow down. */
-const FREE_REPAIRS = 5
+const FREE_REPAIRS = 20
+/** Such applies before their refusals count as failures: one or two are a race with whoever changed the device. */
+const PATIENT_APPLIES = 3
 /** Milliseconds in which notifications are gathered before they are answered. */
 const GATHER = 2
 /** A dumped table that can't be had is tried again after this many milliseconds at first. */
@@ -64,7 +66,13 @@ export class VxlanNetwork {
   /** Keys that are not as we left them, and who changed them: a netlink port id, 0 when unknown. */
   readonly #disturbed = new Map<string, number>()
   readonly #skipped = new Map<number, string>()
-  readonly #repairs: Record<TableName | 'device', number> = { neighbour: 0, fdb: 0, nexthop: 0, route: 0, device: 0 }
+  readonly #repairs: Record<TableName | 'device', number> = {
+    neighbour: 0,
+    fdb: 0,
+    nexthop: 0,
+    route: 0,
+    device: 0,
+  }
   readonly #nexthops: boolean
   #device: DeviceSpec
   #links: Links
@@ -72,6 +80,10 @@ export class VxlanNetwork {
   #tablesInDoubt = true
   #snapshotSeen = false
   #lastLoad = 0
+  /** What is missing went with the device, by the kernel's own doing: no fight, and worth one line together. */
+  #lostWithDevice = false
+  /** Applies in a row in which the device was found gone or down only when it was written to. */
+  #deviceRefusals = 0
   #troubles = 0
   #retryAt = Number.POSITIVE_INFINITY
   #wake: (() => void) | undefined
@@ -113,7 +125,8 @@ export class VxlanNetwork {
     const current = new Set(all.map((lease) => subnetKey(lease.subnet)))
     this.#loadIfInDoubt()
     this.#peers.expect(all.length)
-    for (const subnet of [...this.#peers.subnets()]) if (!current.has(subnetKey(subnet))) this.removeLease(subnet)
+    for (const subnet of [...this.#peers.subnets()])
+      if (!current.has(subnetKey(subnet))) this.removeLease(subnet)
     for (const lease of all) this.putLease(lease)
     this.#snapshotSeen = true
   }
@@ -220,7 +233,12 @@ export class VxlanNetwork {
     readonly tables: Readonly<Record<TableName, TableStatus>>
     readonly repairs: Readonly<Record<TableName | 'device', number>>
   } {
-    const of = { neighbour: this.#tables.neighbours, fdb: this.#tables.fdb, nexthop: this.#tables.nexthops, route: this.#tables.routes }
+    const of = {
+      neighbour: this.#tables.neighbours,
+      fdb: this.#tables.fdb,
+      nexthop: this.#tables.nexthops,
+      route: this.#tables.routes,
+    }
     const tables = Object.fromEntries(
       TABLES.map((name) => {
         const { wanted, held } = of[name].counts
@@ -244,7 +262,11 @@ export class VxlanNetwork {
     }
     if (link.index !== this.#links.device && link.name !== this.#device.name) return false
     const right =
-      !deleted && link.up && link.mtu === this.#device.mtu && link.mac === this.#device.mac && link.name === this.#device.name
+      !deleted &&
+      link.up &&
+      link.mtu === this.#device.mtu &&
+      link.mac === this.#device.mac &&
+      link.name === this.#device.name
     if (right && link.index === this.#links.device) return false
     this.#deviceInDoubt = true
     // The kernel drops the routes and neighbours of a device that went down or away, and does not say so.
@@ -271,8 +293,19 @@ export class VxlanNetwork {
       this.#retryAt = Math.min(this.#retryAt, clock.now() + wait)
       return
     }
-    const { index, changes } = ensureDevice(rtnl, this.#device, first ? undefined : this.#links.device)
-    for (const change of changes) log.warn(first ? change : `${this.#device.name}: ${change}`, this.#who('device'))
+    const { index, recreated, changes } = ensureDevice(
+      rtnl,
+      this.#device,
+      first ? undefined : this.#links.device,
+    )
+    const { name } = this.#device
+    if (recreated !== undefined) {
+      log.warn(`"${name}" already exists with incompatable configuration: ${recreated}; recreating device`)
+    }
+    for (const change of changes) {
+      if (first) log.info(`${name}: ${change}`)
+      else log.warn(`${name}: ${change}`, this.#who('device'))
+    }
     const links = { device: index, parent: this.#device.parent.index }
     const moved = links.device !== this.#links.device || links.parent !== this.#links.parent
     if (changes.length > 0 && !first) {
@@ -284,7 +317,10 @@ export class VxlanNetwork {
     // What our own changes made the kernel say is read here, before the device counts as certain.
     drain()
     this.#deviceInDoubt = false
-    if (moved || changes.length > 0) this.#tablesInDoubt = true
+    if (moved || changes.length > 0) {
+      this.#tablesInDoubt = true
+      this.#lostWithDevice = !first
+    }
     if (moved) this.#peers.rebuild(links)
   }
 
@@ -296,13 +332,16 @@ export class VxlanNetwork {
     this.#tablesInDoubt = false
     this.#lastLoad = clock.now()
     if (directRouting && !first) this.#peers.rebuild(this.#links)
-    if (!first && this.#snapshotSeen) for (const key of surprising) this.#disturb(key, 0)
+    if (!first && this.#snapshotSeen && !this.#lostWithDevice)
+      for (const key of surprising) this.#disturb(key, 0)
   }
 
   #execute(): void {
     const { rtnl, clock, log } = this.#options
     const now = clock.now()
     const repaired: Operation[] = []
+    const refused: NetlinkError[] = []
+    let done = 0
     for (const step of plan({
       tables: this.#tables,
       deviceName: this.#device.name,
@@ -314,44 +353,66 @@ export class VxlanNetwork {
       for (const [i, operation] of step.entries()) {
         const error = errors[i]
         if (error === undefined || (operation.action === 'delete' && isGone(error))) {
-          this.#succeeded(operation, repaired)
-        } else {
-          this.#refused(operation, error, now)
+          done++
+          if (this.#succeeded(operation)) repaired.push(operation)
+        } else if (this.#refused(operation, error, now)) {
+          refused.push(error)
         }
       }
     }
-    for (const id of this.#disturbed.keys()) if (this.#fights.wait(id, now) === 0) this.#disturbed.delete(id)
-    if (repaired.length > 0) this.#logRepairs(repaired, log)
+    this.#deviceRefusals = this.#deviceInDoubt ? this.#deviceRefusals + 1 : 0
+    const [first] = repaired
+    if (first !== undefined) {
+      const what = some(repaired.map((operation) => operation.request.operation()))
+      log.warn(`repaired what was changed behind our back: ${what}`, this.#who(idOf(first)))
+    }
+    for (const id of this.#disturbed.keys()) {
+      if (this.#fights.wait(id, now) === 0) this.#disturbed.delete(id)
+    }
+    if (this.#lostWithDevice && done > 0)
+      log.info(`restored ${done} entries that went with ${this.#device.name}`)
+    this.#lostWithDevice = false
+    if (refused.length > 0) log.error(`${some(refused.map((e) => e.message))}; trying again`)
   }
 
-  #succeeded(operation: Operation, repaired: Operation[]): void {
+  /** Returns whether it mended what somebody else had changed. */
+  #succeeded(operation: Operation): boolean {
     const id = idOf(operation)
     operation.acknowledged()
     if (this.#failed.delete(id)) {
       this.#failures.clear(id)
       this.#options.log.info(`${operation.request.operation()}: works again`)
     }
-    if (!this.#disturbed.has(id)) return
-    repaired.push(operation)
-    this.#repairs[operation.table]++
-    this.#slowDown(id)
+    const repair = this.#disturbed.has(id)
+    if (repair) this.#slowDown(id)
+    if (repair || this.#lostWithDevice) this.#repairs[operation.table]++
+    return repair
   }
 
-  #refused(operation: Operation, error: NetlinkError, now: number): void {
-    const id = idOf(operation)
+  /** Returns whether it is news that this is refused. */
+  #refused(operation: Operation, error: NetlinkError, now: number): boolean {
     if (error.code === 'ENODEV' || error.code === 'ENETDOWN') {
-      // The device went away under us: look at it before the next try, which need not wait.
+      // The device went away under us: look at it before the next try, which need not wait the first time.
       this.#deviceInDoubt = true
       this.#tablesInDoubt = true
+      if (this.#deviceRefusals < PATIENT_APPLIES) {
+        this.#retryAt = now
+        return false
+      }
     }
-    if (!this.#failed.has(id)) this.#options.log.error(`${error.message}; trying again`)
+    const id = idOf(operation)
+    const news = !this.#failed.has(id)
     this.#failed.set(id, error)
     this.#failures.note(id, now)
     this.#retryAt = Math.min(this.#retryAt, now + Math.max(1, this.#failures.wait(id, now)))
+    return news
   }
 
   #mayTry(id: string, now: number): boolean {
-    const wait = Math.max(this.#failures.wait(id, now), this.#disturbed.has(id) ? this.#fights.wait(id, now) : 0)
+    const wait = Math.max(
+      this.#failures.wait(id, now),
+      this.#disturbed.has(id) ? this.#fights.wait(id, now) : 0,
+    )
     if (wait > 0) this.#retryAt = Math.min(this.#retryAt, now + wait)
     return wait <= 0
   }
@@ -360,7 +421,10 @@ export class VxlanNetwork {
     const { clock, log } = this.#options
     const tries = this.#fights.note(id, clock.now())
     if (tries === FREE_REPAIRS + 1) {
-      log.warn(`somebody keeps changing ${id} on ${this.#device.name}; repairing it more slowly from now on`, this.#who(id))
+      log.warn(
+        `somebody keeps changing ${id} on ${this.#device.name}; repairing it more slowly from now on`,
+        this.#who(id),
+      )
     }
   }
 
@@ -375,14 +439,8 @@ export class VxlanNetwork {
     try {
       return { by: `${readFileSync(`/proc/${portId}/comm`, 'utf8').trim()} (pid ${portId})` }
     } catch {
-      return { by: `netlink port ${portId}, gone by now` }
+      return { by: `pid ${portId}, gone by now` }
     }
-  }
-
-  #logRepairs(repaired: readonly Operation[], log: Logger): void {
-    const shown = repaired.slice(0, 3).map((o) => o.request.operation())
-    const more = repaired.length > 3 ? `, and ${repaired.length - 3} more` : ''
-    log.warn(`repaired what was changed behind our back: ${shown.join('; ')}${more}`, this.#who(idOf(repaired[0] as Operation)))
   }
 
   #isDirect(vtep: Vtep): boolean {
@@ -391,7 +449,9 @@ export class VxlanNetwork {
       return route.gateway === undefined && route.oif === this.#device.parent.index
     } catch (error) {
       if (!(error instanceof NetlinkError)) throw error
-      this.#options.log.debug(`no route to ${formatSubnet({ address: vtep.underlay, length: 32 })}: ${error.message}`)
+      this.#options.log.debug(
+        `no route to ${formatSubnet({ address: vtep.underlay, length: 32 })}: ${error.message}`,
+      )
       return false
     }
   }
@@ -410,6 +470,11 @@ export class VxlanNetwork {
     if (this.#woken) await this.#options.clock.sleep(GATHER, signal)
     this.#woken = false
   }
+}
+
+/** The first few of many, for one line. */
+function some(texts: readonly string[]): string {
+  return texts.slice(0, 3).join('; ') + (texts.length > 3 ? `; and ${texts.length - 3} more` : '')
 }
 
 function idOf({ table, key }: TableKey): string {

@@ -166,7 +166,8 @@ export class Peers {
     const id = nexthops ? nexthopIdOf(vtep.subnet, network, subnetLen) : undefined
     if (id === undefined) return plain
     const throughNexthop = make('nexthop', id)
-    if (!this.#few() && tables.routes.held(routeKey(throughNexthop.route)) !== undefined) return throughNexthop
+    if (!this.#few() && tables.routes.held(routeKey(throughNexthop.route)) !== undefined)
+      return throughNexthop
     return this.#plain < PLAIN_ROUTES ? plain : throughNexthop
   }
 

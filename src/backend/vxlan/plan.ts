@@ -1,8 +1,8 @@
 import type { Subnet } from '../../ip.ts'
-import type { NetlinkRequest } from '../../netlink/conn.ts'
 import { deleteFdbEntry, replaceFdbEntry } from '../../netlink/fdb.ts'
 import { deleteNeighbour, replaceNeighbour } from '../../netlink/neighbour.ts'
 import { deleteNexthop, replaceNexthop } from '../../netlink/nexthop.ts'
+import type { NetlinkRequest } from '../../netlink/request.ts'
 import { deleteRoute, replaceRoute } from '../../netlink/route.ts'
 import type { DeltaTracker } from '../delta.ts'
 import type { PeerEntries } from './desired.ts'
@@ -48,10 +48,16 @@ export function* plan({ tables, deviceName, peer, may }: PlanContext): Generator
   ]
 
   yield [
-    ...writes('route', routes, (r) => replaceRoute(r, deviceName), may, (route) => {
-      const entries = peer(route.destination)
-      return entries !== undefined && standsFor(tables, entries)
-    }),
+    ...writes(
+      'route',
+      routes,
+      (r) => replaceRoute(r, deviceName),
+      may,
+      (route) => {
+        const entries = peer(route.destination)
+        return entries !== undefined && standsFor(tables, entries)
+      },
+    ),
   ]
 
   yield [
@@ -64,7 +70,7 @@ export function* plan({ tables, deviceName, peer, may }: PlanContext): Generator
   yield [
     ...deletions('neighbour', neighbours, (n) => deleteNeighbour(n, deviceName), may),
     ...deletions('fdb', fdb, (f) => deleteFdbEntry(f, deviceName), may),
-    ...deletions('nexthop', nexthops, (n) => deleteNexthop(n), may),
+    ...deletions('nexthop', nexthops, (n) => deleteNexthop(n.id), may),
   ]
 }
 
@@ -77,22 +83,28 @@ function standsFor(tables: Tables, { neighbour, fdb, nexthop }: PeerEntries): bo
   )
 }
 
-function* writes<K extends number | string, E>(
+function* writes<K extends number | string, E, W extends E>(
   table: TableName,
-  tracker: DeltaTracker<K, E>,
-  request: (entry: E) => NetlinkRequest,
+  tracker: DeltaTracker<K, E, W>,
+  request: (entry: W) => NetlinkRequest,
   may: (key: TableKey) => boolean,
-  when: (entry: E) => boolean = () => true,
+  when: (entry: W) => boolean = () => true,
 ): Generator<Operation> {
   for (const [key, entry] of tracker.missing()) {
     if (!when(entry) || !may({ table, key })) continue
-    yield { table, key, action: 'write', request: request(entry), acknowledged: () => tracker.hold(key, entry) }
+    yield {
+      table,
+      key,
+      action: 'write',
+      request: request(entry),
+      acknowledged: () => tracker.hold(key, entry),
+    }
   }
 }
 
-function* deletions<K extends number | string, E>(
+function* deletions<K extends number | string, E, W extends E>(
   table: TableName,
-  tracker: DeltaTracker<K, E>,
+  tracker: DeltaTracker<K, E, W>,
   request: (entry: E) => NetlinkRequest,
   may: (key: TableKey) => boolean,
   when: (entry: E) => boolean = () => true,

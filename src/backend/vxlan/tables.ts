@@ -1,13 +1,20 @@
-import { contains, sameSubnet, type Ipv4, type Subnet } from '../../ip.ts'
+import { contains, type Ipv4, type Subnet, sameSubnet } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
-import { NUD_NOARP, NUD_PERMANENT, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_BOOT, RTPROT_KERNEL } from '../../netlink/constants.ts'
+import {
+  NUD_NOARP,
+  NUD_PERMANENT,
+  RT_TABLE_MAIN,
+  RTN_UNICAST,
+  RTPROT_BOOT,
+  RTPROT_KERNEL,
+} from '../../netlink/constants.ts'
 import { dumpFdb, type FdbEntry } from '../../netlink/fdb.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import { dumpNeighbours, type Neighbour } from '../../netlink/neighbour.ts'
 import { dumpNexthops, type Nexthop } from '../../netlink/nexthop.ts'
 import { dumpRoutes, type Route } from '../../netlink/route.ts'
 import { DeltaTracker } from '../delta.ts'
-import { isOurNexthopId, type Links } from './desired.ts'
+import { isOurNexthopId, type Links, type WantedFdbEntry, type WantedNeighbour } from './desired.ts'
 
 export type TableName = 'neighbour' | 'fdb' | 'nexthop' | 'route'
 
@@ -34,8 +41,10 @@ export interface TablesOptions {
  *   parent, as flannel makes them. Routes of the kernel itself (connected ones) are never ours.
  */
 export class Tables {
-  readonly neighbours = new DeltaTracker<Ipv4, Neighbour>((a, b) => a.mac === b.mac && a.state === b.state)
-  readonly fdb = new DeltaTracker<string, FdbEntry>((a, b) => a.state === b.state)
+  readonly neighbours = new DeltaTracker<Ipv4, Neighbour, WantedNeighbour>(
+    (a, b) => a.mac === b.mac && a.state === b.state,
+  )
+  readonly fdb = new DeltaTracker<string, FdbEntry, WantedFdbEntry>((a, b) => a.state === b.state)
   readonly nexthops = new DeltaTracker<number, Nexthop>(
     (a, b) => a.gateway === b.gateway && a.oif === b.oif && a.onlink === b.onlink,
   )
@@ -53,12 +62,24 @@ export class Tables {
       for (const key of keys) surprising.push({ table, key })
     }
     const neighbours = rtnl.dump(dumpNeighbours({ family: 4, index: links.device }))
-    note('neighbour', this.neighbours.holdExactly(this.#ours(neighbours, neighbourKey, (n) => this.#ownsNeighbour(n, links))))
+    note(
+      'neighbour',
+      this.neighbours.holdExactly(this.#ours(neighbours, neighbourKey, (n) => this.#ownsNeighbour(n, links))),
+    )
     const fdb = rtnl.dump(dumpFdb({ index: links.device }))
     note('fdb', this.fdb.holdExactly(this.#ours(fdb, fdbKey, (f) => this.#ownsFdbEntry(f, links))))
     if (nexthops) {
       const objects = rtnl.dump(dumpNexthops({ oif: links.device }))
-      note('nexthop', this.nexthops.holdExactly(this.#ours(objects, (n) => n.id, (n) => ownsNexthop(n, links))))
+      note(
+        'nexthop',
+        this.nexthops.holdExactly(
+          this.#ours(
+            objects,
+            (n) => n.id,
+            (n) => ownsNexthop(n, links),
+          ),
+        ),
+      )
     }
     const routes = rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))
     note('route', this.routes.holdExactly(this.#ours(routes, routeKey, (r) => this.#ownsRoute(r, links))))
@@ -87,7 +108,18 @@ export class Tables {
       case 'fdb': {
         const { value } = notification
         if (!this.#ownsFdbEntry(value, links)) return []
-        return this.#take('fdb', this.fdb, fdbKey(value), deleted ? undefined : value)
+        const key = fdbKey(value)
+        const changed: TableKey[] = []
+        if (!deleted && this.fdb.wanted(key) === undefined) {
+          // It may have been added beside ours or have replaced it; the kernel does not say which. Writing ours is
+          // right in both cases.
+          for (const [other, held] of this.fdb.heldEntries()) {
+            if (held.mac === value.mac && other !== key) {
+              changed.push(...this.#take('fdb', this.fdb, other, undefined))
+            }
+          }
+        }
+        return [...changed, ...this.#take('fdb', this.fdb, key, deleted ? undefined : value)]
       }
       case 'nexthop': {
         const { value } = notification
@@ -115,9 +147,9 @@ export class Tables {
     }
   }
 
-  #take<K extends number | string, E>(
+  #take<K extends number | string, E, W extends E>(
     table: TableName,
-    tracker: DeltaTracker<K, E>,
+    tracker: DeltaTracker<K, E, W>,
     key: K,
     entry: E | undefined,
   ): TableKey[] {
@@ -132,7 +164,10 @@ export class Tables {
   /** The kernel's own entries (multicast, failed look-ups) are left alone unless they stand where a peer's belongs. */
   #ownsNeighbour(n: Neighbour, links: Links): boolean {
     if (n.index !== links.device || typeof n.address !== 'number') return false
-    return this.neighbours.wanted(n.address) !== undefined || ((n.state & NUD_PERMANENT) !== 0 && (n.state & NUD_NOARP) === 0)
+    return (
+      this.neighbours.wanted(n.address) !== undefined ||
+      ((n.state & NUD_PERMANENT) !== 0 && (n.state & NUD_NOARP) === 0)
+    )
   }
 
   #ownsFdbEntry(f: FdbEntry, links: Links): boolean {

@@ -32,7 +32,10 @@ export function vtepOf(lease: Lease): Vtep {
   const mac = parseVtepMac(vtepMacField(backendData))
   if (mac === undefined) {
     const text = JSON.stringify(backendData)?.slice(0, 80) ?? 'nothing'
-    throw new VtepError(`error decoding subnet lease JSON: ${subnet} has no usable VtepMAC in BackendData ${text}`, false)
+    throw new VtepError(
+      `error decoding subnet lease JSON: ${subnet} has no usable VtepMAC in BackendData ${text}`,
+      false,
+    )
   }
   return { subnet: lease.subnet, mac, underlay: publicIP }
 }
