@@ -37,7 +37,7 @@ export const rules: Readonly<Record<string, string>> = {
   E: '-s 10.5.0.0/16 -d 10.9.0.0/16 -j RETURN',
   F: '-j RETURN',
   G: '-p tcp -m tcp --dport 8080 -j MASQUERADE --to-ports 1024-31000',
-  H: '-s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "mine, not flannel\'s" -j RETURN',
+  H: '-s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "mine, not flannel\\\'s" -j RETURN',
   I: '! -d 224.0.0.0/4 -j MASQUERADE --random-fully',
   J: '-s 10.7.0.0/16 -d 10.7.0.0/16 -j RETURN',
 }

@@ -58,7 +58,7 @@ describe('parseSave', () => {
   })
 
   it('does not take what it cannot see for absent', () => {
-    // nft add rule ip nat POSTROUTING meta cgroup 5 ct state new log; iptables-nft-save, v1.8.9: exit status 0
+    // nft add rule ip nat POSTROUTING masquerade fully-random; iptables-nft-save, v1.8.9: exit status 0
     expect(texts("# Table `nat' is incompatible, use 'nft' tool.\n", 'nat', 'POSTROUTING')).toBe('hidden')
     const cut = NFT.slice(0, NFT.indexOf('! -s 10.5'))
     expect(() => parseSave(cut, 'nat', 'POSTROUTING')).toThrow(TruncatedDump)
