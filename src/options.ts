@@ -3,11 +3,11 @@ import { type Flag, type FlagValues, formatUsage, parseFlags, parseValue } from 
 import { type Ipv4, parseIpv4 } from './ip.ts'
 
 /**
- * The one table of flags: the parser, the FLANNELD_* variables and the usage text all come from it.
- * `mode: 'kube'` marks flags that are accepted for the sake of old command lines and have no effect.
+ * The one table of flags: the parser, the FLANNELD_* variables and the usage text all come from it. `ignored` marks
+ * what is accepted for the sake of old command lines, and warned of.
  */
 interface Option extends Flag {
-  readonly mode?: 'kube' | 'ignored'
+  readonly ignored?: true
   /** Inclusive; a value outside ends the program, or with `clamp` is moved to the nearest end and warned of. */
   readonly range?: {
     readonly min: number
@@ -103,15 +103,14 @@ const optionTable = {
   'kube-subnet-mgr': {
     type: 'bool',
     default: false,
-    mode: 'kube',
     help: 'not supported here: take the subnet from Kubernetes instead of etcd',
   },
-  'kube-api-url': { type: 'string', default: '', mode: 'kube', help: 'accepted and ignored' },
-  'kubeconfig-file': { type: 'string', default: '', mode: 'kube', help: 'accepted and ignored' },
+  'kube-api-url': { type: 'string', default: '', ignored: true, help: 'accepted and ignored' },
+  'kubeconfig-file': { type: 'string', default: '', ignored: true, help: 'accepted and ignored' },
   'kube-annotation-prefix': {
     type: 'string',
     default: 'flannel.alpha.coreos.com',
-    mode: 'kube',
+    ignored: true,
     help: 'accepted and ignored',
   },
   version: { type: 'bool', default: false, help: 'print the version and exit' },
@@ -121,14 +120,14 @@ const optionTable = {
     type: 'string',
     default: '',
     placeholder: 'value',
-    mode: 'ignored',
+    ignored: true,
     help: 'accepted and ignored',
   },
   log_backtrace_at: {
     type: 'string',
     default: '',
     placeholder: 'value',
-    mode: 'ignored',
+    ignored: true,
     help: 'accepted and ignored',
   },
 } as const satisfies Readonly<Record<string, Option>>
@@ -221,12 +220,15 @@ export function parseOptions(
   const values: Values = { ...defaults(), ...fromEnvironment.values, ...parsed.given }
 
   const warnings: string[] = []
-  const ignored = parsed.rest.join(' ')
-  if (ignored !== '') {
+  const [stray, ...others] = parsed.rest
+  if (stray !== undefined) {
+    // Only the first is shown: there may be a password among the others.
     warnings.push(
-      `Ignoring ${JSON.stringify(ignored)}: flags end at the first argument that is none (a boolean takes its value as -flag=false)`,
+      `Ignoring argument ${JSON.stringify(stray)} and the ${others.length} after it: flags end at the first argument ` +
+        'that is none (a boolean is turned off with -flag=false)',
     )
   }
+  warnings.push(...warnOfIgnored(values))
   const outside = checkRanges(values, warnings)
   if (outside !== undefined) return unusable(outside)
 
@@ -319,6 +321,13 @@ function readEnvironment(
   }
   // parseValue made each of them by its flag's type.
   return { kind: 'values', values: values as Partial<Values> }
+}
+
+function warnOfIgnored(values: Values): string[] {
+  const options: [string, Option][] = Object.entries(optionTable)
+  return options
+    .filter(([name, option]) => option.ignored && values[name as Name] !== option.default)
+    .map(([name]) => `-${name} has no effect`)
 }
 
 /** The first value that is out of its range, as an error line; values that may be moved into it are. */

@@ -204,7 +204,9 @@ describe('warnings', () => {
   test('a boolean with its value apart, which ends the flags', () => {
     const parsed = parse(['-ip-masq', 'false', '-v', '4'])
     expect(parsed).toMatchObject({ kind: 'run', options: { ipMasq: true, log: { verbosity: 0 } } })
-    expect(parsed).toHaveProperty('warnings', [expect.stringContaining('"false -v 4"')])
+    expect(parsed).toHaveProperty('warnings', [
+      'Ignoring argument "false" and the 2 after it: flags end at the first argument that is none (a boolean is turned off with -flag=false)',
+    ])
   })
 
   test('a resync that would never pause', () => {
@@ -213,8 +215,15 @@ describe('warnings', () => {
     expect(parsed).toHaveProperty('warnings', ['-iptables-resync 0 is outside 1 to 2147483 seconds: using 1'])
   })
 
+  test('what is accepted and ignored', () => {
+    expect(parse(['-vmodule=x=2'], { FLANNELD_KUBE_API_URL: 'https://k' })).toHaveProperty('warnings', [
+      '-kube-api-url has no effect',
+      '-vmodule has no effect',
+    ])
+  })
+
   test('none without cause', () => {
-    expect(parse(['-ip-masq', '--'])).toHaveProperty('warnings', [])
+    expect(parse(['-ip-masq', '-vmodule=', '--'])).toHaveProperty('warnings', [])
   })
 })
 
