@@ -1,6 +1,5 @@
 import { fstatSync, writeSync } from 'node:fs'
 import { isatty } from 'node:tty'
-import type { Clock } from './clock.ts'
 
 /** Fields of a log line. Never put a secret in one. */
 export type LogFields = Readonly<Record<string, string | number | boolean | undefined>>
@@ -30,7 +29,8 @@ interface LogOptions {
   /** flannel's `-v`: 0 and less logs info and above, 1 to 3 adds debug, 4 and more trace (its V(1), V(2) and V(4)). */
   readonly verbosity: number
   readonly sink: LogSink
-  readonly clock: Clock
+  /** Milliseconds since the epoch, for the time in front of a line. */
+  readonly clock: { wall(): number }
 }
 
 /**

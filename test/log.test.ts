@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { type LogFields, type Logger, type LogSink, openLog, StderrSink } from '../src/log.ts'
 
 const wall = new Date(2026, 1, 3, 4, 5, 6, 7)
-const clock = { now: () => 0, wall: () => wall.getTime(), sleep: async () => {} }
+const clock = { wall: () => wall.getTime() }
 
 async function capture(
   format: 'text' | 'json',

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { expect, onTestFinished, test } from 'vitest'
-import { renderDockerOptions } from '../../src/dockeropts/options.ts'
+import { renderDockerOptions } from '../../src/dockeropts/dockeropts.ts'
 import { subnetOf } from '../../src/ip.ts'
 import { renderSubnetFile, type SubnetFileContent } from '../../src/subnetfile.ts'
 
