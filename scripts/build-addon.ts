@@ -9,6 +9,8 @@ export interface AddonBuild {
   readonly debug?: boolean
   /** Where to write the addon. */
   readonly out?: string
+  /** Another C file than `native/flannel.c`: the tests have an addon of their own. */
+  readonly source?: string
   /** The C compiler; a cross compiler will do, since Node's headers are the same everywhere. Else `$CC`, else `cc`. */
   readonly cc?: string
 }
@@ -17,8 +19,9 @@ export interface AddonBuild {
  * Compiles the addon with a C compiler alone: no node-gyp, no network, no install script. Returns the path
  * of the addon. Throws when the headers or the compiler are missing, or when the compiler refuses.
  */
-export function buildAddon({ debug = false, out, cc = process.env.CC || 'cc' }: AddonBuild = {}): string {
-  const target = out ?? join(root, 'build/native', debug ? 'flannel-debug.node' : 'flannel.node')
+export function buildAddon(build: AddonBuild = {}): string {
+  const { debug = false, cc = process.env.CC || 'cc', source = join(root, 'native/flannel.c') } = build
+  const target = build.out ?? join(root, 'build/native', debug ? 'flannel-debug.node' : 'flannel.node')
   const variant = debug ? ['-g', '-O0', '-DDEBUG'] : ['-O2', '-DNDEBUG', '-s']
   // Written beside and renamed, so that a process which has the old one loaded keeps its mapping.
   const written = `${target}.${process.pid}`
@@ -27,7 +30,7 @@ export function buildAddon({ debug = false, out, cc = process.env.CC || 'cc' }: 
     cc,
     [
       ...['-std=c11', '-Wall', '-Wextra', '-Werror', '-fPIC', '-shared', '-fvisibility=hidden', ...variant],
-      ...['-isystem', nodeHeaders(), '-o', written, join(root, 'native/flannel.c')],
+      ...['-isystem', nodeHeaders(), '-o', written, source],
     ],
     { stdio: ['ignore', 'inherit', 'inherit'] },
   )
