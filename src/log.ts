@@ -17,8 +17,11 @@ type Level = keyof Logger
 
 /** Where lines go, and what reads them there. */
 export interface LogSink {
-  /** Takes one line with its newline. Must not throw: a log that cannot be written is no reason to stop. */
-  write(line: string): void
+  /**
+   * Takes one line with its newline, and returns how many lines it had to drop since the last one that it wrote; 0
+   * too when it drops this one. Must not throw: a log that cannot be written is no reason to stop.
+   */
+  write(line: string): number
   /** The journal stamps lines itself and takes the priority from a `<n>` in front (sd-daemon(3)). */
   readonly journal: boolean
   readonly colour: boolean
@@ -38,11 +41,29 @@ interface LogOptions {
  * word, `time` in ISO 8601, `msg` and the fields.
  */
 export async function openLog(options: LogOptions): Promise<Logger> {
-  return options.format === 'json' ? openJsonLog(options) : openTextLog(options)
+  const { sink } = options
+  let dropped = 0
+  const write = (line: string): void => {
+    dropped += sink.write(line)
+  }
+  const entry = await (options.format === 'json' ? openJson : openText)(options, write)
+  const at =
+    (level: Level) =>
+    (message: string, fields: LogFields = {}): void => {
+      entry(level, message, fields)
+      if (dropped === 0) return
+      const lines = dropped
+      dropped = 0
+      entry('warn', 'Log lines were lost: their reader was too slow', { lines })
+    }
+  return { trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
 }
 
+/** Formats an entry and writes its line, unless the verbosity leaves it out. */
+type Entry = (level: Level, message: string, fields: LogFields) => void
+
 /** pino takes 11 ms to load, a quarter of a start; so only those who read JSON wait for it. */
-async function openJsonLog({ verbosity, sink, clock }: LogOptions): Promise<Logger> {
+async function openJson({ verbosity, clock }: LogOptions, write: (line: string) => void): Promise<Entry> {
   const { pino } = await import('pino')
   const logger = pino(
     {
@@ -51,16 +72,16 @@ async function openJsonLog({ verbosity, sink, clock }: LogOptions): Promise<Logg
       timestamp: () => `,"time":"${new Date(clock.wall()).toISOString()}"`,
       formatters: { level: (level) => ({ level }) },
     },
-    sink,
+    { write },
   )
-  return loggerOf((level, message, fields) => logger[level](fields, message))
+  return (level, message, fields) => logger[level](fields, message)
 }
 
-function openTextLog({ verbosity, sink, clock }: LogOptions): Logger {
+function openText({ verbosity, sink, clock }: LogOptions, write: (line: string) => void): Entry {
   // Ascending, as levels are told apart by their position.
   const order = Object.keys(levels)
   const lowest = order.indexOf(lowestLevel(verbosity))
-  return loggerOf((level, message, fields) => {
+  return (level, message, fields) => {
     if (order.indexOf(level) < lowest) return
     const { word, priority, colour } = levels[level]
     let line = sink.journal ? `<${priority}>` : `${localTime(clock.wall())} `
@@ -69,16 +90,8 @@ function openTextLog({ verbosity, sink, clock }: LogOptions): Logger {
     for (const [key, value] of Object.entries(fields)) {
       if (value !== undefined) line += ` ${key}=${formatValue(value)}`
     }
-    sink.write(`${line}\n`)
-  })
-}
-
-function loggerOf(write: (level: Level, message: string, fields: LogFields) => void): Logger {
-  const at =
-    (level: Level) =>
-    (message: string, fields: LogFields = {}): void =>
-      write(level, message, fields)
-  return { trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
+    write(`${line}\n`)
+  }
 }
 
 function lowestLevel(verbosity: number): Level {
@@ -122,14 +135,15 @@ function escapeControls(text: string): string {
 const patience = 50
 
 /**
- * Standard error, written synchronously: a line that was logged is there even if the next thing is a crash. A
- * closed pipe is ignored; when nobody reads a full one, lines are dropped and their number is told later.
+ * Standard error, written synchronously: a line that was logged is there even if the next thing is a crash. A closed
+ * pipe is ignored; when nobody reads a full one, lines are dropped.
  */
 export class StderrSink implements LogSink {
   readonly journal: boolean
   readonly colour: boolean
   readonly #write: (bytes: Uint8Array) => number
   #dropped = 0
+  #midLine = false
 
   constructor(
     env: Readonly<Record<string, string | undefined>>,
@@ -140,18 +154,23 @@ export class StderrSink implements LogSink {
     this.#write = write
   }
 
-  write(line: string): void {
-    // While lines are being dropped, none waits again: a stuck reader must not slow the daemon down.
-    const tries = this.#dropped === 0 ? patience : 0
-    const lost = this.#dropped === 0 ? '' : `(${this.#dropped} log lines lost)\n`
-    const done = this.#writeAll(Buffer.from(lost + line), tries)
-    this.#dropped = done ? 0 : this.#dropped + 1
+  write(line: string): number {
+    if (!this.#writeAll(Buffer.from(this.#midLine ? `\n${line}` : line))) {
+      this.#dropped++
+      return 0
+    }
+    const dropped = this.#dropped
+    this.#dropped = 0
+    return dropped
   }
 
-  #writeAll(bytes: Uint8Array, tries: number): boolean {
+  #writeAll(bytes: Uint8Array): boolean {
+    // While lines are being dropped, none waits again: a stuck reader must not slow the daemon down.
+    let tries = this.#dropped === 0 ? patience : 0
     for (let rest = bytes; rest.length > 0; ) {
       try {
         rest = rest.subarray(this.#write(rest))
+        this.#midLine = rest.length > 0
       } catch (error) {
         const again = error instanceof Error && 'code' in error && error.code === 'EAGAIN'
         if (!again || tries-- <= 0) return false

@@ -42,8 +42,9 @@ export function writeFileAtomically(path: string, text: string): void {
   if (readIfThere(path)?.equals(wanted)) return
   const directory = dirname(path)
   mkdirSync(directory, { recursive: true, mode: 0o755 })
-  // Two daemons given one file by mistake must not write into each other's temporary file: hence the pid.
-  const temporary = join(directory, `.${basename(path)}.${process.pid}`)
+  // Two daemons given one file by mistake must not write into each other's temporary file; in containers even
+  // their process ids may be the same.
+  const temporary = join(directory, `.${basename(path)}.${Math.random().toString(36).slice(2)}`)
   try {
     writeAndSync(temporary, wanted)
     renameSync(temporary, path)
@@ -60,7 +61,7 @@ export function writeFileAtomically(path: string, text: string): void {
 }
 
 function writeAndSync(path: string, bytes: Buffer): void {
-  const file = openSync(path, 'w', 0o644)
+  const file = openSync(path, 'wx', 0o644)
   try {
     for (let written = 0; written < bytes.length; ) written += writeSync(file, bytes, written)
     fsyncSync(file)

@@ -7,11 +7,15 @@ const clock = { wall: () => wall.getTime() }
 
 async function capture(
   format: 'text' | 'json',
-  options: { verbosity?: number; journal?: boolean; colour?: boolean } = {},
+  options: { verbosity?: number; journal?: boolean; colour?: boolean; lost?: number[] } = {},
 ): Promise<{ log: Logger; lines: string[] }> {
-  const { verbosity = 0, journal = false, colour = false } = options
+  const { verbosity = 0, journal = false, colour = false, lost = [] } = options
   const lines: string[] = []
-  const sink: LogSink = { write: (line) => lines.push(line), journal, colour }
+  const write = (line: string): number => {
+    lines.push(line)
+    return lost.shift() ?? 0
+  }
+  const sink: LogSink = { write, journal, colour }
   return { log: await openLog({ format, verbosity, sink, clock }), lines }
 }
 
@@ -94,6 +98,17 @@ test.each<[number, string[]]>([
   }
 })
 
+test.each(['text', 'json'] as const)('%s: lost lines are told in a line of their own', async (format) => {
+  const { log, lines } = await capture(format, { lost: [0, 3, 0] })
+  log.info('a')
+  log.error('b')
+  log.error('c')
+  expect(lines).toHaveLength(4)
+  expect(lines[1]).toContain('b')
+  expect(lines[2]).toMatch(/warn.*(Log lines were lost.*lines=3|"lines":3.*Log lines were lost)/)
+  expect(lines[3]).toContain('c')
+})
+
 describe('standard error', () => {
   const failure = (code: string): Error => Object.assign(new Error(code), { code })
 
@@ -127,14 +142,29 @@ describe('standard error', () => {
       return full ? 'EAGAIN' : 100
     })
     const sink = new StderrSink({}, write)
-    sink.write('first\n')
+    expect(sink.write('first\n')).toBe(0)
     calls = 0
-    sink.write('second\n')
+    expect(sink.write('second\n')).toBe(0)
     expect(calls).toBe(1)
     full = false
+    expect(sink.write('third\n')).toBe(2)
+    expect(sink.write('fourth\n')).toBe(0)
+    expect(text()).toBe('third\nfourth\n')
+  })
+
+  test('a line that was cut off does not run into the next', () => {
+    let room = 3
+    const { write, text } = pipe(() => {
+      if (room === 0) return 'EAGAIN'
+      room -= Math.min(room, 3)
+      return 3
+    })
+    const sink = new StderrSink({}, write)
+    sink.write('first\n')
+    room = 100
+    expect(sink.write('second\n')).toBe(1)
     sink.write('third\n')
-    sink.write('fourth\n')
-    expect(text()).toBe('(2 log lines lost)\nthird\nfourth\n')
+    expect(text()).toBe('fir\nsecond\nthird\n')
   })
 
   test('a closed pipe is ignored', () => {

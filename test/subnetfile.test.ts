@@ -58,17 +58,6 @@ describe('writing', () => {
     expect(statSync(path, { bigint: true })).toMatchObject({ ino: before.ino, ctimeNs: before.ctimeNs })
   })
 
-  test('a temporary file of a run that was killed is no obstacle', () => {
-    const path = join(folder, 'subnet.env')
-    writeFileSync(
-      join(folder, `.subnet.env.${process.pid}`),
-      'half of something much longer than the new content'.repeat(9),
-    )
-    writeFileAtomically(path, text)
-    expect(readFileSync(path, 'utf8')).toBe(text)
-    expect(readdirSync(folder)).toEqual(['subnet.env'])
-  })
-
   test('a path that cannot be written throws, and leaves nothing behind', () => {
     const path = join(folder, 'subnet.env')
     mkdirSync(path)
