@@ -43,9 +43,13 @@ function check(what: string, right: boolean, otherwise: readonly string[] = []):
 }
 
 async function show(lab: Lab, binary: string): Promise<void> {
-  const etcd = await lab.startEtcd()
+  const version = await run(['etcd', '--version']).catch(() => undefined)
+  const etcd = await lab.startEtcd({ inMemory: version === undefined })
   await etcd.config(CONFIG)
   title('Set-up')
+  if (version === undefined)
+    say(red('  There is no etcd on this machine: this is an imitation of it, in memory.'))
+  else say(`  ${lines(version)[0]}`)
   say(`  etcd at ${etcd.endpoints} holds ${PREFIX}/config:`)
   say(`    ${CONFIG}`)
   const daemons: Daemon[] = []
@@ -157,6 +161,8 @@ async function checkHealing(lab: Lab, daemons: readonly Daemon[], pods: readonly
 async function main(): Promise<void> {
   const begin = monotonic()
   const binary = process.argv[2] ?? OURS
+  // `make demo | head` is no reason to stop half-way.
+  process.stdout.on('error', () => undefined)
   say(bold('flanneld: three nodes, one etcd, the real kernel'))
   const lab = await Lab.create({ nodes: NODES.length })
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -9,6 +9,7 @@ import type { ChildProcess } from 'node:child_process'
 import { mkdirSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { Agent, request } from 'node:http'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import type { Namespace } from './namespace.ts'
 import { isRunning, start, stop } from './process.ts'
 import { makeTls, type TlsFiles } from './tls.ts'
@@ -57,6 +58,8 @@ export interface EtcdOptions {
   /** Serve clients over TLS and demand client certificates. */
   readonly tls?: boolean
   readonly args?: readonly string[]
+  /** The in-memory etcd instead of the real one: one member, no TLS, no data kept. */
+  readonly inMemory?: boolean
 }
 
 class Member {
@@ -64,14 +67,14 @@ class Member {
   readonly dir: string
   readonly agent = new Agent({ keepAlive: true, maxSockets: 64 })
   readonly #namespace: Namespace
-  readonly #args: readonly string[]
+  readonly #argv: readonly string[]
   #child: ChildProcess | undefined
 
-  constructor(namespace: Namespace, address: string, dir: string, args: readonly string[]) {
+  constructor(namespace: Namespace, address: string, dir: string, argv: readonly string[]) {
     this.#namespace = namespace
     this.address = address
     this.dir = dir
-    this.#args = args
+    this.#argv = argv
     mkdirSync(dir, { recursive: true })
   }
 
@@ -88,11 +91,7 @@ class Member {
     rmSync(this.socketPath, { force: true })
     const log = openSync(join(this.dir, 'log'), 'a')
     const options = { cwd: this.dir, stdio: ['ignore', log, log] as const }
-    this.#child = start(
-      ['etcd', ...this.#args],
-      { ...options, stdio: [...options.stdio] },
-      this.#namespace.name,
-    )
+    this.#child = start(this.#argv, { ...options, stdio: [...options.stdio] }, this.#namespace.name)
   }
 
   async stop(signal: NodeJS.Signals): Promise<void> {
@@ -172,7 +171,13 @@ export class Etcd {
     const members = addresses.map((address, i) => {
       const client = `${tls ? 'https' : 'http'}://${address}:${CLIENT_PORT}`
       const peer = `http://${address}:${PEER_PORT}`
-      const args = [
+      if (options.inMemory) {
+        const program = fileURLToPath(new URL('memory-etcd.ts', import.meta.url))
+        const argv = [process.execPath, program, address, String(CLIENT_PORT), SOCKET]
+        return new Member(namespace, address, join(dir, `m${i}`), argv)
+      }
+      const argv = [
+        'etcd',
         ...['--enable-v2', '--name', `m${i}`, '--data-dir', 'data', '--quota-backend-bytes=4294967296'],
         ...['--listen-client-urls', `${client},unix://${SOCKET}`, '--advertise-client-urls', client],
         ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer, '--initial-cluster', peers],
@@ -181,7 +186,7 @@ export class Etcd {
         ...(tls ? ['--client-cert-auth', '--trusted-ca-file', tls.caFile] : []),
         ...(options.args ?? []),
       ]
-      return new Member(namespace, address, join(dir, `m${i}`), args)
+      return new Member(namespace, address, join(dir, `m${i}`), argv)
     })
     const etcd = new Etcd(members, tls)
     for (const member of members) member.start()

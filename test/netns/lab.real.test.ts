@@ -188,6 +188,21 @@ test('a proxy in the switch stands between a node and etcd', async () => {
   }
 })
 
+test('the in-memory etcd serves a node where there is no real one', async () => {
+  const lab = await Lab.create({ nodes: 1 })
+  try {
+    const etcd = await lab.startEtcd({ inMemory: true })
+    await etcd.config('in memory')
+    await etcd.seed(peerLeases(100))
+    expect(await etcd.leases()).toHaveLength(100)
+    expect(await lab.node(1).run('curl', '-sS', `${etcd.endpoints}/v2/keys${PREFIX}/config`)).toContain(
+      'in memory',
+    )
+  } finally {
+    await lab.close()
+  }
+})
+
 test('three etcd members with TLS serve nodes that show a certificate, and only those', async () => {
   const lab = await Lab.create({ nodes: 1 })
   try {

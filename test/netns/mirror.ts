@@ -30,7 +30,9 @@ export async function startMirror(namespace: Namespace, port = 7007): Promise<Mi
 if (process.argv[1] === SCRIPT) {
   const [what, port, address = ''] = process.argv.slice(2)
   if (what === 'serve') {
-    const server = createServer((socket) => socket.on('error', () => undefined).end(socket.remoteAddress))
+    const server = createServer((socket) =>
+      socket.on('error', () => undefined).end(socket.remoteAddress ?? ''),
+    )
     server.listen(Number(port), '0.0.0.0', () => process.stdout.write('listening\n'))
   } else {
     connect({ port: Number(port), host: address, timeout: 2000 })

@@ -1,0 +1,73 @@
+import type { Daemon } from '../netns/daemon.ts'
+import { type Lab, monotonic, peerLeases } from '../netns/lab.ts'
+import type { Report } from './report.ts'
+import {
+  converged,
+  type Subject,
+  setting,
+  settled,
+  startFresh,
+  startSubject,
+  turns,
+  withLab,
+} from './subject.ts'
+
+/** Start to READY=1 with nobody else in the network. */
+export async function readyAlone(report: Report): Promise<void> {
+  const [rounds = 11] = setting('BENCH_STARTS', '11')
+  await withLab(1, async (lab) => {
+    for (const subject of turns(rounds)) {
+      const daemon = await startFresh(lab, 1, subject)
+      report.add('start to READY, no peers', 'ms', subject.label, await daemon.waitReady())
+      await daemon.stop()
+    }
+  })
+}
+
+/**
+ * Cold start among N peers: to READY=1 and to the last route, ARP and FDB entry; what it costs; then a restart over that
+ * state, where there is nothing to write.
+ */
+export async function coldStart(report: Report): Promise<void> {
+  const [rounds = 3] = setting('BENCH_ROUNDS', '3')
+  for (const count of setting('BENCH_PEERS', '100 1000 5000 15000')) {
+    const peers = peerLeases(count)
+    await withLab(1, async (lab) => {
+      await lab.etcd.seed(peers)
+      for (const subject of turns(rounds)) {
+        const add = (what: string, unit: string, value: number): void =>
+          report.add(`${count} peers: ${what}`, unit, subject.label, value)
+        await lab.observer.watch(lab.node(1).name)
+        const daemon = await startFresh(lab, 1, subject)
+        add('start to READY', 'ms', await daemon.waitReady(120_000))
+        add('start to last entry', 'ms', (await converged(lab, 1, peers)) - daemon.startedAt)
+        await settled(daemon)
+        const { cpu, rss, anonymous, peak } = daemon.status()
+        add('CPU until settled', 'ms', cpu * 1000)
+        add('resident memory', 'MB', rss / 1024)
+        add('private memory', 'MB', anonymous / 1024)
+        add('peak memory', 'MB', peak / 1024)
+        await daemon.stop()
+        await restart(lab, daemon, subject, add)
+      }
+    })
+  }
+}
+
+async function restart(
+  lab: Lab,
+  previous: Daemon,
+  subject: Subject,
+  add: (what: string, unit: string, value: number) => void,
+): Promise<void> {
+  await lab.observer.watch(lab.node(1).name)
+  const begin = monotonic()
+  const daemon = await startSubject(lab, 1, subject, previous.runDir)
+  add('restart to READY', 'ms', await daemon.waitReady(120_000))
+  await settled(daemon)
+  const { route, neighbour, fdb } = await lab.observer.firstSeen(lab.node(1).name)
+  const times = [route, neighbour, fdb].flatMap((table) => Object.values(table))
+  add('restart: kernel entries changed', '', times.filter((time) => time / 1e6 > begin).length)
+  add('restart: CPU until settled', 'ms', daemon.status().cpu * 1000)
+  await daemon.stop()
+}
