@@ -7,7 +7,7 @@ import type { Logger } from '../log.ts'
 import { type Capabilities, CommandError, parseCapabilities, type Runner } from './exec.ts'
 import { formatRule } from './iptables.ts'
 import { type ChainPlan, foreignBehind, plan, renderRestore } from './plan.ts'
-import { ChainReader, type ChainState, LOCK_WAIT_SECONDS } from './reader.ts'
+import { ChainReader, type ChainState, dumpAll, LOCK_WAIT_SECONDS } from './reader.ts'
 import { type Addresses, type Policy, type Ruleset, ruleset } from './rules.ts'
 
 /** flannel's default for `-iptables-resync`, seconds. */
@@ -32,7 +32,7 @@ const LONGEST_TIMER = 2 ** 31 - 1
 export interface FirewallCounters {
   /** Complete looks at the chains. */
   checks: number
-  /** Transactions written, the first included. */
+  /** Rounds that wrote something, the first included. */
   repairs: number
   /** Looks or writes that failed. */
   failures: number
@@ -41,7 +41,7 @@ export interface FirewallCounters {
 interface Prepared {
   readonly reader: ChainReader
   readonly capabilities: Capabilities
-  dump?: { readonly text: string; readonly at: number } | undefined
+  ahead?: { readonly text: string; readonly at: number } | undefined
 }
 
 /**
@@ -55,6 +55,7 @@ export class Firewall {
   readonly #log: Logger
   readonly #resync: number
 
+  #preparing: Promise<void> | undefined
   #prepared: Prepared | undefined
   #policy: Policy | undefined
   /** Addresses whose rules are still to be cleared away; forgotten once that is done. */
@@ -97,18 +98,17 @@ export class Firewall {
   }
 
   /** Asks for the version and the rules, to have both at hand when the network becomes known. */
-  async prepare(signal?: AbortSignal): Promise<void> {
-    try {
-      const prepared = await this.#prepare(signal)
-      const at = this.#clock.now()
-      prepared.dump = { text: await prepared.reader.dump(signal), at }
-    } catch {
-      // `start` meets the same trouble, and reports it.
-    }
+  prepare(signal?: AbortSignal): Promise<void> {
+    this.#preparing = this.#readAhead(signal)
+    return this.#preparing
   }
 
-  /** First synchronisation. `previous` are the addresses in the subnet file of an earlier run, if there was one. */
+  /**
+   * First synchronisation. `previous` are the addresses in the subnet file of an earlier run, undefined when there
+   * was none: then nothing is taken away but duplicates of what is wanted.
+   */
   async start(policy: Policy, previous: Addresses | undefined, signal?: AbortSignal): Promise<void> {
+    await this.#preparing
     this.#policy = policy
     if (previous) this.#previous = [previous]
     await this.check(signal)
@@ -181,6 +181,16 @@ export class Firewall {
     this.#previous = this.#previous.filter((p) => !previous.includes(p))
   }
 
+  async #readAhead(signal: AbortSignal | undefined): Promise<void> {
+    try {
+      const at = this.#clock.now()
+      const [prepared, text] = await Promise.all([this.#prepare(signal), dumpAll(this.#runner, signal)])
+      prepared.ahead = { text, at }
+    } catch {
+      // `start` meets the same trouble, and reports it.
+    }
+  }
+
   async #prepare(signal: AbortSignal | undefined): Promise<Prepared> {
     if (!this.#prepared) {
       const { stdout } = await this.#runner('iptables', ['--version'], signal && { signal })
@@ -191,18 +201,21 @@ export class Firewall {
     return this.#prepared
   }
 
-  async #read(
+  #read(
     prepared: Prepared,
     groups: Ruleset,
     signal: AbortSignal | undefined,
   ): Promise<readonly ChainState[]> {
-    const { dump, reader } = prepared
-    prepared.dump = undefined
-    if (!dump || this.#clock.now() - dump.at > PREPARED_FOR) return reader.read(groups, signal)
-    return Promise.all(groups.map((group) => reader.fromDump(dump.text, group, signal)))
+    const { ahead, reader } = prepared
+    prepared.ahead = undefined
+    const fresh = ahead && this.#clock.now() - ahead.at <= PREPARED_FOR
+    return reader.read(groups, signal, fresh ? ahead.text : undefined)
   }
 
-  /** One transaction for each table: `iptables-restore` is atomic no further, and one may fail without the other. */
+  /**
+   * All in one program run. Its transactions are one for each table, and the first that fails ends it; so after a
+   * failure each table gets a run of its own, and none waits for the other.
+   */
   async #repair(
     plans: readonly ChainPlan[],
     capabilities: Capabilities,
@@ -210,33 +223,33 @@ export class Firewall {
   ): Promise<void> {
     const wait = capabilities.restoreWait ? ['-w', String(LOCK_WAIT_SECONDS)] : []
     const errors: unknown[] = []
-    for (const change of plans) {
+    for (const run of this.#failuresInARow ? plans.map((p) => [p]) : [plans]) {
       try {
-        const input = renderRestore(change)
+        const input = renderRestore(run)
         await this.#runner('iptables-restore', ['--noflush', ...wait], { input, ...(signal && { signal }) })
-        this.#sayRepaired(change)
+        for (const change of run) this.#sayRepaired(change)
       } catch (error) {
         errors.push(error)
       }
     }
     if (errors.length) throw errors[0]
+    this.counters.repairs++
+    this.#repairsInARow++
+    this.#lastRepair = this.#clock.now()
+    if (this.#repairsInARow === PATIENCE) {
+      const where = plans.map(({ group }) => `${group.table} ${group.chain}`).join(', ')
+      this.#log.warn(
+        'Something keeps changing our iptables rules; repairing them less often until it stops. Look for other ' +
+          `software that rewrites ${where}`,
+      )
+    }
   }
 
   #sayRepaired({ group, deletes, adds }: ChainPlan): void {
     const where = { table: group.table, chain: group.chain }
-    this.counters.repairs++
-    this.#repairsInARow++
-    this.#lastRepair = this.#clock.now()
     if (adds.length) this.#log.info('Some iptables rules are missing; deleting and recreating rules', where)
     for (const rule of deletes) this.#log.info(`Deleting iptables rule: ${formatRule(rule)}`, where)
     for (const rule of adds) this.#log.info(`Adding iptables rule: ${formatRule(rule)}`, where)
-    if (this.#repairsInARow === PATIENCE) {
-      this.#log.warn(
-        'Something keeps changing our iptables rules; repairing them less often until it stops. Look for other ' +
-          'software that rewrites this chain',
-        where,
-      )
-    }
   }
 
   #sayWhetherOrdered(states: readonly ChainState[]): void {

@@ -87,13 +87,17 @@ function home(lines: readonly ChainLine[], ours: readonly boolean[], want: Reado
 }
 
 /** The transaction as `iptables-restore --noflush` reads it, which is what an operator would type. */
-export function renderRestore({ group, deletes, adds, position }: ChainPlan): string {
-  const lines = [`*${group.table}`]
-  for (const rule of deletes) lines.push(`-D ${group.chain} ${formatRule(rule)}`)
-  adds.forEach((rule, i) => {
-    // Counting up keeps each insert in front of the same old rule: iptables-nft finds places by old rules' handles.
-    const where = position === undefined ? `-A ${group.chain}` : `-I ${group.chain} ${position + i}`
-    lines.push(`${where} ${formatRule(rule)}`)
-  })
-  return `${[...lines, 'COMMIT'].join('\n')}\n`
+export function renderRestore(plans: readonly ChainPlan[]): string {
+  const lines: string[] = []
+  for (const { group, deletes, adds, position } of plans) {
+    lines.push(`*${group.table}`)
+    for (const rule of deletes) lines.push(`-D ${group.chain} ${formatRule(rule)}`)
+    adds.forEach((rule, i) => {
+      // Counting up keeps each insert in front of the same old rule: iptables-nft finds places by old rules' handles.
+      const where = position === undefined ? `-A ${group.chain}` : `-I ${group.chain} ${position + i}`
+      lines.push(`${where} ${formatRule(rule)}`)
+    })
+    lines.push('COMMIT')
+  }
+  return `${lines.join('\n')}\n`
 }

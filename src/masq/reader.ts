@@ -37,25 +37,20 @@ export class ChainReader {
     this.#capabilities = capabilities
   }
 
-  /** The chain of each group, in the order of `groups`. Rejects with `CommandError` or `TruncatedDump`. */
-  async read(groups: readonly RuleGroup[], signal?: AbortSignal): Promise<ChainState[]> {
+  /**
+   * The chain of each group, in the order of `groups`. `ahead` is a dump made a moment ago, used instead of a new
+   * one. Rejects with `CommandError` or `TruncatedDump`.
+   */
+  async read(groups: readonly RuleGroup[], signal?: AbortSignal, ahead?: string): Promise<ChainState[]> {
     if (this.#capabilities.nft && this.#long) {
       return inTurn(groups, (group) => this.#list(group, signal))
     }
-    const dump = await this.dump(signal)
-    return inTurn(groups, (group) => this.fromDump(dump, group, signal))
-  }
-
-  /** All tables as text, for `fromDump`: reading can begin before it is known which rules are wanted. */
-  async dump(signal?: AbortSignal): Promise<string> {
-    const { stdout } = await this.#run('iptables-save', [], signal && { signal })
-    this.#long = stdout.length >= LONG_DUMP
-    return stdout
-  }
-
-  async fromDump(dump: string, group: RuleGroup, signal?: AbortSignal): Promise<ChainState> {
-    const lines = parseSave(dump, group.table, group.chain)
-    return lines === 'hidden' ? this.#probe(group, signal) : { lines, ordered: true }
+    const dump = ahead ?? (await dumpAll(this.#run, signal))
+    this.#long = dump.length >= LONG_DUMP
+    return inTurn(groups, async (group) => {
+      const lines = parseSave(dump, group.table, group.chain)
+      return lines === 'hidden' ? this.#probe(group, signal) : { lines, ordered: true }
+    })
   }
 
   async #list(group: RuleGroup, signal: AbortSignal | undefined): Promise<ChainState> {
@@ -92,6 +87,11 @@ export class ChainReader {
       signal && { signal },
     )
   }
+}
+
+/** All tables as text: reading can begin before it is known which rules are wanted. */
+export async function dumpAll(run: Runner, signal?: AbortSignal): Promise<string> {
+  return (await run('iptables-save', [], signal && { signal })).stdout
 }
 
 async function inTurn<T, R>(items: readonly T[], each: (item: T) => Promise<R>): Promise<R[]> {

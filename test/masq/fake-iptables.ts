@@ -73,9 +73,13 @@ export class FakeIptables {
     return `${out.join('\n')}\n`
   }
 
-  /** All of one table or nothing of it. */
+  /** All of a table or nothing of it, and nothing after the first that fails. */
   #restore(input: string): string {
-    const lines = input.trimEnd().split('\n')
+    for (const section of input.trimEnd().split(/(?<=\nCOMMIT)\n/)) this.#commit(section.split('\n'))
+    return ''
+  }
+
+  #commit(lines: string[]): void {
     const table = lines.shift()?.slice(1) ?? ''
     if (lines.pop() !== 'COMMIT') throw new CommandError('iptables-restore', 'failed', 'COMMIT expected', 1)
     const work = new Map<string, string[]>()
@@ -92,6 +96,5 @@ export class FakeIptables {
       else throw new CommandError('iptables-restore', 'failed', `cannot do: ${line}`, 1)
     }
     for (const [key, rules] of work) this.chains.set(key, rules)
-    return ''
   }
 }

@@ -30,7 +30,7 @@ async function apply(texts: readonly string[], group: RuleGroup | undefined, beh
   const change = group && plan(lines(texts), group, behind)
   if (change)
     await kernel.run('iptables-restore', ['--noflush'], {
-      input: renderRestore(change),
+      input: renderRestore([change]),
     })
   return { texts: kernel.chain(KEY), written: change !== undefined }
 }
@@ -54,7 +54,7 @@ describe('plan', () => {
 
   it('prints what an operator would type', () => {
     const change = plan(lines(expand('D 1 2 4 F 3')), natGroup({}) as RuleGroup)
-    expect(change && renderRestore(change)).toBe(`*nat
+    expect(change && renderRestore([change])).toBe(`*nat
 -D POSTROUTING -s 10.5.0.0/16 -d 10.5.0.0/16 -j RETURN
 -D POSTROUTING -s 10.5.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
 -D POSTROUTING ! -s 10.5.0.0/16 -d 10.5.0.0/16 -j MASQUERADE --random-fully
@@ -72,7 +72,7 @@ COMMIT
     kernel.chain(KEY).push(...expand('1 2 4'))
     const change = plan(lines(expand('1 2 4')), natGroup({}) as RuleGroup)
     kernel.chain(KEY).splice(1, 1)
-    const input = change ? renderRestore(change) : ''
+    const input = change ? renderRestore([change]) : ''
     await expect(kernel.run('iptables-restore', [], { input })).rejects.toThrow('cannot do')
     expect(picture(kernel.chain(KEY))).toBe('1 4')
   })
