@@ -45,7 +45,7 @@ await build({
   minifySyntax: true,
   legalComments: 'none',
   plugins: [lean],
-  define: { VERSION: JSON.stringify(version()) },
+  define: { VERSION: JSON.stringify(version()), 'import.meta.dirname': '__dirname' },
   logLevel: 'warning',
 })
 copyFileSync(buildAddon(), join(dist, 'flannel.node'))

@@ -8,6 +8,7 @@ import { describe, expect, it } from 'vitest'
  */
 const TABLE: Readonly<Record<string, readonly string[]>> = {
   'main.ts': ['*'],
+  'daemon.ts': ['*'],
   'ip.ts': [],
   'clock.ts': [],
   'log.ts': [],

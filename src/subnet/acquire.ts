@@ -13,7 +13,9 @@ import { type InterfaceAddress, underlayObjection } from './validate.ts'
 export interface AcquireOptions {
   readonly registry: Registry
   readonly config: NetworkConfig
-  readonly attributes: LeaseAttributes
+  readonly publicIP: Ipv4
+  /** What the lease is to say; `own` is the lease that is written over, from which data such as a MAC can be kept. */
+  readonly attributes: (own: Lease | undefined) => LeaseAttributes
   /** What an earlier run of this node had, from the subnet file. */
   readonly previousSubnet: Subnet | undefined
   readonly underlay: readonly InterfaceAddress[]
@@ -112,7 +114,7 @@ class Attempt {
 
   constructor(options: AcquireOptions) {
     this.#options = options
-    this.#publicIP = options.attributes.publicIP
+    this.#publicIP = options.publicIP
   }
 
   /** Undefined when somebody else was faster. */
@@ -136,8 +138,9 @@ class Attempt {
   }
 
   #reuse(lease: Lease, others: readonly Lease[]): Promise<Lease | undefined> {
-    const { registry, attributes, signal } = this.#options
+    const { registry, signal } = this.#options
     const { subnet, ttl, modifiedIndex: prevIndex } = lease
+    const attributes = this.#options.attributes(lease)
     const ip = formatIpv4(this.#publicIP)
     this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
     if (others.length > 0) {
@@ -195,7 +198,8 @@ class Attempt {
   }
 
   async #create(subnet: Subnet): Promise<Lease | undefined> {
-    const { registry, attributes, signal, log } = this.#options
+    const { registry, signal, log } = this.#options
+    const attributes = this.#options.attributes(undefined)
     const lease = await this.#ifUnchanged(registry.createLease(subnet, attributes, signal))
     if (lease === undefined) return undefined
     // The space at the end is flannel's.

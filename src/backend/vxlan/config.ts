@@ -14,7 +14,12 @@ export interface VxlanConfig {
 
 const MAX_VNI = 9_999_999
 
-/** Reads the options, whose names Go matches without regard to case. Throws an Error that names the field. */
+/** The options cannot be used; one line that names the field. */
+export class VxlanConfigError extends Error {
+  override readonly name = 'VxlanConfigError'
+}
+
+/** Reads the options, whose names Go matches without regard to case. Throws a VxlanConfigError. */
 export function parseVxlanConfig(backend: Readonly<Record<string, unknown>>): VxlanConfig {
   const field = (name: string): unknown => {
     let found: unknown
@@ -41,8 +46,8 @@ export function parseVxlanConfig(backend: Readonly<Record<string, unknown>>): Vx
   }
 }
 
-function wrong(name: string, value: unknown, expected: string): Error {
-  return new Error(
+function wrong(name: string, value: unknown, expected: string): VxlanConfigError {
+  return new VxlanConfigError(
     `error decoding VXLAN backend config: ${name} must be ${expected}, not ${JSON.stringify(value)}`,
   )
 }

@@ -31,16 +31,25 @@ export class DeviceError extends Error {
   }
 }
 
-export function findLink(
-  rtnl: Rtnl,
-  by: { readonly name: string } | { readonly index: number },
-): Link | undefined {
+function findLink(rtnl: Rtnl, by: { readonly name: string } | { readonly index: number }): Link | undefined {
   try {
     return rtnl.get(getLink(by))
   } catch (error) {
     if (error instanceof NetlinkError && error.code === 'ENODEV') return undefined
     throw error
   }
+}
+
+/** The VXLAN device of that name, if there is one. Throws DeviceError when the name is somebody else's. */
+export function findDevice(rtnl: Rtnl, name: string): Link | undefined {
+  const link = findLink(rtnl, { name })
+  if (link !== undefined && link.kind !== 'vxlan') {
+    throw new DeviceError(
+      `an interface ${name} of kind ${link.kind ?? 'unknown'} exists already and is not flannel's; ` +
+        `rename or remove it (ip link del ${name}), or choose another VNI`,
+    )
+  }
+  return link
 }
 
 /**
@@ -59,13 +68,7 @@ export function ensureDevice(
   readonly changes: readonly string[]
 } {
   const changes: string[] = []
-  let link = findLink(rtnl, { name: spec.name }) ?? takeBackName(rtnl, spec, known, changes)
-  if (link !== undefined && link.kind !== 'vxlan') {
-    throw new DeviceError(
-      `an interface ${spec.name} of kind ${link.kind ?? 'unknown'} exists already and is not flannel's; ` +
-        `rename or remove it (ip link del ${spec.name}), or choose another VNI`,
-    )
-  }
+  let link = findDevice(rtnl, spec.name) ?? takeBackName(rtnl, spec, known, changes)
   const different = link && difference(link, spec)
   if (link !== undefined && different !== undefined) {
     rtnl.execute(deleteLink(link))

@@ -29,7 +29,7 @@ export function vtepOf(lease: Lease): Vtep {
   if (backendType !== 'vxlan') {
     throw new VtepError(`ignoring non-vxlan subnet(${subnet}): type=${backendType}`, true)
   }
-  const mac = parseVtepMac(vtepMacField(backendData))
+  const mac = vtepMac(backendData)
   if (mac === undefined) {
     const text = JSON.stringify(backendData)?.slice(0, 80) ?? 'nothing'
     throw new VtepError(
@@ -38,6 +38,11 @@ export function vtepOf(lease: Lease): Vtep {
     )
   }
   return { subnet: lease.subnet, mac, underlay: publicIP }
+}
+
+/** The usable `VtepMAC` of a lease's BackendData, or undefined. */
+export function vtepMac(backendData: unknown): MacAddress | undefined {
+  return parseVtepMac(vtepMacField(backendData))
 }
 
 /** `VtepMAC` of BackendData, found as Go's decoder finds it: by name without regard to case, the last one wins. */

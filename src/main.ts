@@ -1,0 +1,63 @@
+import { readFileSync } from 'node:fs'
+import { systemClock } from './clock.ts'
+import { FatalError, runDaemon } from './daemon.ts'
+import { openLog, StderrSink } from './log.ts'
+import { NativeError, notify } from './native.ts'
+import { NetlinkError } from './netlink/errors.ts'
+import { parseOptions } from './options.ts'
+import { Systemd } from './systemd.ts'
+
+/** Set by the build. */
+declare const VERSION: string | undefined
+
+/** The process: arguments in, exit status out. 0 stopped as asked, 1 cannot go on, 2 bad command line. */
+export async function run(): Promise<void> {
+  const { env } = process
+  const sink = new StderrSink(env)
+  const version = typeof VERSION === 'undefined' ? 'development' : VERSION
+  const parsed = parseOptions(process.argv.slice(2), env, { program: 'flanneld', version })
+  if (parsed.kind !== 'run') {
+    sink.write(`${parsed.kind === 'error' ? parsed.message : parsed.text}`.replace(/\n*$/, '\n'))
+    process.exitCode = parsed.kind === 'error' ? parsed.status : 0
+    return
+  }
+  const { options, warnings } = parsed
+  const log = await openLog({ ...options.log, sink, clock: systemClock })
+  for (const warning of warnings) log.warn(warning)
+
+  const systemd = new Systemd({ env, send: notify, clock: systemClock, log })
+  const stop = new AbortController()
+  const onSignal = (): void => {
+    log.info('shutdownHandler sent cancel signal...')
+    systemd.stopping()
+    stop.abort()
+  }
+  // A second signal finds no handler and ends the process at once.
+  process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
+  // Go's runtime ignores it; scripts may send it.
+  process.on('SIGUSR1', () => undefined)
+  try {
+    if (!mayAdministerNetwork()) {
+      throw new FatalError(
+        'flanneld must run as root (it lacks CAP_NET_ADMIN): it makes devices, routes and rules',
+      )
+    }
+    await runDaemon({ options, log, clock: systemClock, systemd, signal: stop.signal })
+  } catch (error) {
+    if (!stop.signal.aborted) {
+      log.error(error instanceof Error ? error.message : String(error))
+      const expected =
+        error instanceof FatalError || error instanceof NetlinkError || error instanceof NativeError
+      if (!expected && error instanceof Error) log.error(`This is a bug in flanneld: ${error.stack}`)
+      process.exit(1)
+    }
+  }
+  log.info('Exiting cleanly...')
+  process.exit(0)
+}
+
+/** CAP_NET_ADMIN (capabilities(7), bit 12) in the effective set. */
+function mayAdministerNetwork(): boolean {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]
+  return effective === undefined || (BigInt(`0x${effective}`) & (1n << 12n)) !== 0n
+}

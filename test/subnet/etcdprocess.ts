@@ -1,0 +1,100 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+export interface EtcdProcessOptions {
+  /** Flags beside those that say where it listens and stores; with `https` it must be told its certificate. */
+  readonly flags?: readonly string[]
+  readonly scheme?: 'http' | 'https'
+}
+
+/** A real etcd with the v2 API, on free loopback ports, with a data directory of its own. */
+export class EtcdProcess {
+  readonly url: string
+  readonly #directory = mkdtempSync(join(tmpdir(), 'flanneld-etcd-'))
+  readonly #arguments: readonly string[]
+  #child: ChildProcess | undefined
+
+  private constructor(url: string, peerUrl: string, flags: readonly string[]) {
+    this.url = url
+    this.#arguments = [
+      ...['--enable-v2', '--logger', 'zap', '--log-level', 'error', '--data-dir', this.#directory],
+      ...['--listen-client-urls', url, '--advertise-client-urls', url],
+      ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
+      ...['--initial-cluster', `default=${peerUrl}`, '--unsafe-no-fsync'],
+      ...flags,
+    ]
+  }
+
+  static async start({ flags = [], scheme = 'http' }: EtcdProcessOptions = {}): Promise<EtcdProcess> {
+    const [client, peer] = await Promise.all([freePort(), freePort()])
+    const etcd = new EtcdProcess(`${scheme}://127.0.0.1:${client}`, `http://127.0.0.1:${peer}`, flags)
+    await etcd.start()
+    return etcd
+  }
+
+  /** Starts it (again) and waits until it takes connections and has a leader. */
+  async start(): Promise<void> {
+    const child = spawn('etcd', this.#arguments, { stdio: ['ignore', 'ignore', 'pipe'] })
+    this.#child = child
+    let said = ''
+    child.stderr?.on('data', (data) => (said += String(data)))
+    for (let tries = 0; tries < 200; tries++) {
+      if (child.exitCode !== null) throw new Error(`etcd ended: ${said.slice(-500)}`)
+      if (await this.#ready()) return
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+    throw new Error(`etcd did not get ready: ${said.slice(-500)}`)
+  }
+
+  /** Ends the process; the data stays. */
+  async stop(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const child = this.#child
+    this.#child = undefined
+    if (child === undefined || child.exitCode !== null) return
+    const ended = new Promise((resolve) => child.once('exit', resolve))
+    child.kill(signal)
+    await ended
+  }
+
+  /** Throws the data away while it is stopped. */
+  wipe(): void {
+    rmSync(this.#directory, { recursive: true, force: true })
+  }
+
+  async remove(): Promise<void> {
+    await this.stop()
+    this.wipe()
+  }
+
+  async #ready(): Promise<boolean> {
+    // A TLS port that asks for client certificates cannot be asked more than whether it is there.
+    if (this.url.startsWith('https:')) return await canConnect(Number(new URL(this.url).port))
+    try {
+      const response = await fetch(`${this.url}/health`, { signal: AbortSignal.timeout(1000) })
+      return (await response.text()).includes('"true"')
+    } catch {
+      return false
+    }
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  await new Promise((resolve) => server.close(resolve))
+  if (address === null || typeof address === 'string') throw new Error('no port')
+  return address.port
+}
+
+async function canConnect(port: number): Promise<boolean> {
+  const { connect } = await import('node:net')
+  return await new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1')
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
+    socket.once('connect', () => socket.destroy())
+  })
+}

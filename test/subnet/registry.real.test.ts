@@ -1,0 +1,4 @@
+import { EtcdProcess } from './etcdprocess.ts'
+import { registrySuite } from './registrysuite.ts'
+
+registrySuite('a real etcd', () => EtcdProcess.start())
