@@ -83,10 +83,13 @@ test('so is an address that is not ours', async () => {
   )
 })
 
-test('close ends kept-alive connections too', async () => {
+test.each([
+  ['kept alive', 'GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n'],
+  ['in the middle of a request', 'GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /heal'],
+])('close ends a connection that is %s', async (_, request) => {
   const { endpoint } = await open()
   const socket = connect(endpoint.port, '127.0.0.1')
-  socket.write('GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n')
+  socket.write(request)
   await new Promise((resolve) => socket.once('data', resolve))
   const closed = new Promise((resolve) => socket.once('close', resolve))
   await endpoint.close()
