@@ -48,7 +48,10 @@ class Watch:
         self.enter(home)
         os.close(home)
         os.close(there)
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
+        except PermissionError:  # Root of a user namespace only: as much as net.core.rmem_max allows.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 20)
         self.socket.bind((0, RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE))
         self.counts = {"route": 0, "neighbour": 0, "fdb": 0, "overrun": 0}
         self.seen = []
