@@ -11,10 +11,10 @@
  *   1 F 2 3 4       F was put in between   F 1 2 3 4
  *   F G             all gone, G was behind us when last seen:  F 1 2 3 4 G;  else appended, as flannel does
  *
- * So a broken group is gathered where most of it stands. It is taken out and put back as a whole in the same
- * transaction, which the kernel applies at once: no packet sees half of it. Rules are deleted by their text and
- * never by their number, so that a chain that changed since it was read cannot make us delete another's rule:
- * the transaction fails instead, and the next round reads again.
+ * So a broken group is gathered where most of it stands; when leftovers alone are wrong, they alone go. The group
+ * is taken out and put back as a whole in one transaction, which the kernel applies at once: no packet sees half of
+ * it. Rules are deleted by their text and never by their number, so that a chain that changed since it was read
+ * cannot make us delete another's rule: the transaction fails instead, and the next round reads again.
  */
 import { type ChainLine, formatRule } from './iptables.ts'
 import type { Rule, RuleGroup } from './rules.ts'
@@ -36,13 +36,21 @@ export function plan(
 ): ChainPlan | undefined {
   const want = group.rules.map(formatRule)
   const ours = oursAmong(lines, group)
-  const present = lines.flatMap((line, index) =>
-    ours[index] && line.rule ? [{ index, rule: line.rule }] : [],
-  )
-  const texts = present.map(({ rule }) => formatRule(rule))
-  const first = present[0]?.index ?? 0
-  const whole = present.every(({ index }, i) => index === first + i)
-  if (whole && texts.length === want.length && texts.every((text, i) => text === want[i])) return undefined
+  const present = lines.flatMap((line, index) => {
+    if (!ours[index] || !line.rule) return []
+    const text = formatRule(line.rule)
+    return [{ index, rule: line.rule, text, stale: !want.includes(text) }]
+  })
+
+  const kept = present.filter((p) => !p.stale)
+  const inOrder = kept.length === want.length && kept.every((p, i) => p.text === want[i])
+  const inOnePiece = ours.slice(kept.at(0)?.index, (kept.at(-1)?.index ?? -1) + 1).every((own) => own)
+  if (inOrder && inOnePiece) {
+    const stale = present.filter((p) => p.stale)
+    return stale.length
+      ? { group, deletes: stale.map((p) => p.rule), adds: [], position: undefined }
+      : undefined
+  }
 
   const start = present.length ? home(lines, ours, new Set(want)) : lines.findIndex((l) => behind.has(l.text))
   const foreign = (from: number, to: number) => ours.slice(from, to).filter((own) => !own).length

@@ -67,6 +67,16 @@ COMMIT
 `)
   })
 
+  it('takes leftovers away without touching what is right', () => {
+    const previous = { network: policy.network, subnet: subnet('10.5.9.0/24') }
+    const change = plan(lines(expand('c 1 2 c 3 4 F')), natGroup({ previous }) as RuleGroup)
+    expect(change && renderRestore([change])).toBe(`*nat
+-D POSTROUTING ! -s 10.5.0.0/16 -d 10.5.9.0/24 -j RETURN
+-D POSTROUTING ! -s 10.5.0.0/16 -d 10.5.9.0/24 -j RETURN
+COMMIT
+`)
+  })
+
   it('fails as a whole when the chain has changed since it was read', async () => {
     const kernel = new FakeIptables()
     kernel.chain(KEY).push(...expand('1 2 4'))
