@@ -126,10 +126,9 @@ export class LeaseKeeper {
     const { subnet } = this.#lease
     if (result.kind === 'snapshot') {
       const lease = result.leases.find((other) => sameSubnet(other.subnet, subnet))
-      if (lease !== undefined) this.#see(lease)
-      // A list older than our own last write says nothing about it.
-      else if (result.index >= this.#lease.modifiedIndex || this.#lease.modifiedIndex === 0) this.#suspect()
-      else this.#suspect()
+      // An index below that of our last write tells of another store.
+      if (lease === undefined || lease.modifiedIndex < this.#lease.modifiedIndex) this.#suspect()
+      else this.#see(lease)
     } else {
       for (const event of result.events) {
         if (event.kind === 'put' && sameSubnet(event.lease.subnet, subnet)) this.#see(event.lease)
@@ -144,15 +143,15 @@ export class LeaseKeeper {
   /** Has the lease say something else from now on, for instance a new public address. */
   updateAttributes(attributes: LeaseAttributes): void {
     this.#attributes = attributes
+    this.#quarrelling = false
     this.#hurry()
   }
 
   #see(lease: Lease): void {
-    const known = this.#lease.modifiedIndex
-    if (lease.modifiedIndex === known) return
-    if (lease.modifiedIndex > known && sameAttributes(lease.attributes, this.#attributes)) this.#adopt(lease)
-    else if (lease.modifiedIndex > known || !sameAttributes(lease.attributes, this.#lease.attributes))
-      this.#suspect()
+    // What is not newer than our own last write was answered by that.
+    if (lease.modifiedIndex <= this.#lease.modifiedIndex) return
+    if (sameAttributes(lease.attributes, this.#attributes)) this.#adopt(lease)
+    else this.#suspect()
   }
 
   #adopt(lease: Lease): void {

@@ -65,6 +65,7 @@ export type WatchStep =
       readonly event: LeaseEvent | undefined
       readonly index: number
       readonly storeIndex: number
+      readonly clusterId: string
     }
-  | { readonly kind: 'idle'; readonly index: number }
+  | { readonly kind: 'idle'; readonly index: number; readonly clusterId: string }
   | { readonly kind: 'resync'; readonly reason: string }

@@ -7,11 +7,13 @@
  * longer reaches back, and it is the only safe thing when the store is another one, or older, than it was.
  */
 import type { Clock } from '../clock.ts'
+import { sameSubnet } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import { EcodeEventIndexCleared, EcodeKeyNotFound, isEtcdCode } from './etcd/error.ts'
-import type { LeaseEvent, LeaseWatchResult } from './lease.ts'
+import type { Lease, LeaseEvent, LeaseWatchResult } from './lease.ts'
 import { Outage, reasonOf } from './outage.ts'
 import type { LeaseList, Registry, WatchStep } from './registry.ts'
+import { sameAttributes } from './table.ts'
 
 export interface WatchOptions {
   readonly registry: Registry
@@ -49,9 +51,13 @@ interface Position {
   index: number
   /** The newest index the store has told of. */
   storeIndex: number
-  readonly clusterId: string
-  /** Index of the config's last write, by which a store that was replaced is recognised. */
-  configIndex: number | undefined
+  /** '' until an answer has told. */
+  clusterId: string
+  /**
+   * The lease written last. If a store still holds it, at the same index, it is the one that was watched; one that was
+   * lost and filled again may otherwise look the same, with the same name and a higher index.
+   */
+  witness: Lease | undefined
 }
 
 class LeaseWatch {
@@ -70,7 +76,7 @@ class LeaseWatch {
     this.#options = options
     this.#outage = new Outage(log, clock)
     this.#polls = new PollWindow(options)
-    if (from !== undefined) this.#position = positionAt(from, undefined)
+    if (from !== undefined) this.#position = positionAt(from)
   }
 
   close(): void {
@@ -106,22 +112,18 @@ class LeaseWatch {
     // The first is taken at once; a store that makes one necessary again and again is not asked without pause.
     await this.#pause(this.#lastSnapshot + PAUSE_MS - clock.now())
     this.#lastSnapshot = clock.now()
-    const [list, configIndex] = await Promise.all([
-      registry.listLeases(signal),
-      configIndexOf(registry, signal),
-    ])
-    this.#position = positionAt(list, configIndex)
+    const list = await registry.listLeases(signal)
+    this.#position = positionAt(list)
     this.#doubt = false
     this.#outage.recover('Watching subnet leases again')
     return { kind: 'snapshot', leases: list.leases, bad: list.bad, index: list.index }
   }
 
-  async #verify(position: Position): Promise<void> {
+  async #verify({ witness }: Position): Promise<void> {
     const { registry, signal } = this.#options
-    const configIndex = await configIndexOf(registry, signal)
-    position.configIndex ??= configIndex
-    if (configIndex !== position.configIndex)
-      this.#resync('the config was rewritten, or etcd holds another store')
+    const same =
+      witness === undefined ? await answers(registry, signal) : await holds(registry, witness, signal)
+    if (!same) this.#resync('etcd no longer holds the lease seen last; it may be another store')
     this.#doubt = false
     this.#outage.recover('Watching subnet leases again')
   }
@@ -136,6 +138,7 @@ class LeaseWatch {
         this.#resync(step.reason)
         return undefined
       }
+      position.clusterId ||= step.clusterId
       if (step.kind === 'idle') {
         this.#doubt = true
         position.index = Math.max(position.index, step.index)
@@ -145,7 +148,10 @@ class LeaseWatch {
         this.#historyLost = false
         position.index = step.index
         position.storeIndex = Math.max(position.storeIndex, step.storeIndex)
-        if (step.event !== undefined) events.push(step.event)
+        if (step.event !== undefined) {
+          events.push(step.event)
+          position.witness = witnessAfter(step.event, position.witness)
+        }
       }
     }
     if (position.storeIndex - position.index > SNAPSHOT_BACKLOG) this.#position = undefined
@@ -239,15 +245,31 @@ class PollWindow {
   }
 }
 
-function positionAt(list: LeaseList, configIndex: number | undefined): Position {
-  return { index: list.index, storeIndex: list.index, clusterId: list.clusterId, configIndex }
+function positionAt({ index, clusterId, leases }: LeaseList): Position {
+  let witness: Lease | undefined
+  for (const lease of leases) if (lease.modifiedIndex > (witness?.modifiedIndex ?? 0)) witness = lease
+  return { index, storeIndex: index, clusterId, witness }
 }
 
-async function configIndexOf(registry: Registry, signal: AbortSignal): Promise<number | undefined> {
-  try {
-    return (await registry.getConfig(signal)).modifiedIndex
-  } catch (error) {
-    if (isEtcdCode(error, EcodeKeyNotFound)) return undefined
-    throw error
-  }
+function witnessAfter(event: LeaseEvent, witness: Lease | undefined): Lease | undefined {
+  if (event.kind === 'put') return event.lease
+  const gone = event.kind === 'delete' && witness !== undefined && sameSubnet(event.subnet, witness.subnet)
+  return gone ? undefined : witness
+}
+
+async function holds(registry: Registry, witness: Lease, signal: AbortSignal): Promise<boolean> {
+  const record = await registry.readLease(witness.subnet, signal)
+  return (
+    record.kind === 'lease' &&
+    record.lease.modifiedIndex === witness.modifiedIndex &&
+    sameAttributes(record.lease.attributes, witness.attributes)
+  )
+}
+
+/** Any answer of etcd's will do; one key is as good as another. */
+async function answers(registry: Registry, signal: AbortSignal): Promise<true> {
+  await registry.getConfig(signal).catch((error: unknown) => {
+    if (!isEtcdCode(error, EcodeKeyNotFound)) throw error
+  })
+  return true
 }

@@ -140,7 +140,9 @@ export class EtcdRegistry implements Registry {
     }
     const answer = await this.#client.request(request)
     if (resync !== undefined) return resync
-    return answer.body === undefined ? { kind: 'idle', index: started } : this.#decodeEvent(request, answer)
+    return answer.body === undefined
+      ? { kind: 'idle', index: started, clusterId: answer.clusterId }
+      : this.#decodeEvent(request, answer)
   }
 
   #decodeEvent(request: EtcdRequest, answer: EtcdAnswer): WatchStep {
@@ -156,6 +158,7 @@ export class EtcdRegistry implements Registry {
       event: below === '' ? undefined : decodeChange({ ...node, key: below }, removed, action === 'expire'),
       index: node.modifiedIndex,
       storeIndex: answer.index,
+      clusterId: answer.clusterId,
     }
   }
 
