@@ -1,0 +1,210 @@
+import fc from 'fast-check'
+import { beforeEach, describe, expect, it } from 'vitest'
+import { formatSubnet, overlaps } from '../../src/ip.ts'
+import type { Lease, LeaseEvent } from '../../src/subnet/lease.ts'
+import { leaseKey } from '../../src/subnet/leasecodec.ts'
+import { LeaseTable } from '../../src/subnet/table.ts'
+import { attributes, ip, LogLines, lease, subnet } from './support.ts'
+
+const rules = {
+  network: subnet('10.5.0.0/16'),
+  own: subnet('10.5.33.0/24'),
+  publicIP: ip('192.168.0.1'),
+  underlay: [{ address: ip('192.168.0.1'), length: 24 }],
+}
+const OWN = lease('10.5.33.0/24', '192.168.0.1')
+
+let log: LogLines
+let table: LeaseTable
+
+beforeEach(() => {
+  log = new LogLines()
+  table = new LeaseTable({ rules, subnetLen: 24, log })
+})
+
+const put = (value: Lease): LeaseEvent => ({ kind: 'put', lease: value })
+const gone = (cidr: string): LeaseEvent => ({ kind: 'delete', subnet: subnet(cidr), expired: false })
+const bad = (key: string, reason = 'garbage'): LeaseEvent => ({ kind: 'bad', bad: { key, reason } })
+const shown = (of = table) => [...of.leases()].map((each) => formatSubnet(each.subnet)).sort()
+
+describe('snapshots', () => {
+  it('leave the own lease out, and say whether anything changed', () => {
+    const leases = [OWN, lease('10.5.1.0/24', '192.168.0.2'), lease('10.5.2.0/24', '192.168.0.3')]
+    expect(table.replace(leases, [])).toBe(true)
+    expect(shown()).toEqual(['10.5.1.0/24', '10.5.2.0/24'])
+    expect(table.replace([...leases].reverse(), [])).toBe(false)
+    expect(table.replace(leases.slice(0, 2), [])).toBe(true)
+    expect(shown()).toEqual(['10.5.1.0/24'])
+    expect(table.replace([], [])).toBe(true)
+    expect(shown()).toEqual([])
+  })
+
+  it('compare values, not only keys', () => {
+    const at = (publicIP: string, mac?: string, modifiedIndex = 1) =>
+      table.replace(
+        [{ ...lease('10.5.1.0/24', publicIP), attributes: attributes(publicIP, mac), modifiedIndex }],
+        [],
+      )
+    at('192.168.0.2', 'aa:aa:aa:aa:aa:aa')
+    expect(at('192.168.0.2', 'aa:aa:aa:aa:aa:aa', 2)).toBe(false)
+    expect(at('192.168.0.2', 'bb:bb:bb:bb:bb:bb')).toBe(true)
+    expect(at('192.168.0.3', 'bb:bb:bb:bb:bb:bb')).toBe(true)
+    expect(at('192.168.0.3')).toBe(true)
+  })
+
+  it('keep a lease whose value has become unreadable, and drop one whose key is gone', () => {
+    table.replace([lease('10.5.1.0/24', '192.168.0.2'), lease('10.5.2.0/24', '192.168.0.3')], [])
+    expect(table.replace([], [{ key: '10.5.1.0-24', reason: 'garbage' }])).toBe(true)
+    expect(shown()).toEqual(['10.5.1.0/24'])
+    expect(table.replace([], [])).toBe(true)
+    expect(shown()).toEqual([])
+  })
+})
+
+describe('events', () => {
+  it('add, change and remove, and a renewal changes nothing', () => {
+    expect(table.update([put(lease('10.5.1.0/24', '192.168.0.2'))])).toBe(true)
+    expect(table.update([put(lease('10.5.1.0/24', '192.168.0.2', { modifiedIndex: 99 }))])).toBe(false)
+    expect(table.update([put(lease('10.5.1.0/24', '192.168.0.4'))])).toBe(true)
+    expect(table.update([put(OWN)])).toBe(false)
+    expect(table.update([gone('10.5.9.0/24')])).toBe(false)
+    expect(table.update([gone('10.5.1.0/24')])).toBe(true)
+    expect(shown()).toEqual([])
+  })
+
+  it('keep the last good lease under garbage until a delete or a good value', () => {
+    table.update([put(lease('10.5.1.0/24', '192.168.0.2')), bad('10.5.1.0-24')])
+    expect(shown()).toEqual(['10.5.1.0/24'])
+    expect(table.badCount).toBe(1)
+    table.update([put(lease('10.5.1.0/24', '192.168.0.2'))])
+    expect(table.badCount).toBe(0)
+    table.update([bad('10.5.1.0-24'), gone('10.5.1.0/24')])
+    expect(shown()).toEqual([])
+    expect(table.badCount).toBe(0)
+  })
+})
+
+describe('bad leases', () => {
+  it('are named once, and again only after they were mended', () => {
+    const foreign = lease('10.6.1.0/24', '192.168.0.2')
+    table.update([bad('foo'), put(foreign), put(lease('10.5.1.0/24', '192.168.0.2'))])
+    table.update([bad('foo'), put(foreign)])
+    table.replace([foreign, lease('10.5.1.0/24', '192.168.0.2')], [{ key: 'foo', reason: 'garbage' }])
+    expect(log.lines).toEqual([
+      'warn Ignoring bad subnet node: foo: garbage',
+      expect.stringMatching(/^warn Ignoring bad subnet node: 10\.6\.1\.0-24: .*not within the network/),
+    ])
+    expect(shown()).toEqual(['10.5.1.0/24'])
+    expect(table.badCount).toBe(2)
+    table.update([{ kind: 'mended', key: 'foo' }, gone('10.6.1.0/24')])
+    expect(table.badCount).toBe(0)
+    table.update([bad('foo')])
+    expect(log.matching(/: foo: garbage/)).toHaveLength(2)
+  })
+
+  it('withdraw what stood there before, when it became refusable', () => {
+    table.update([put(lease('10.5.1.0/24', '192.168.0.2'))])
+    expect(table.update([put(lease('10.5.1.0/24', '192.168.0.1'))])).toBe(true)
+    expect(shown()).toEqual([])
+  })
+
+  it('are judged anew under other rules', () => {
+    table.replace([OWN, lease('10.5.1.0/24', '192.168.0.2')], [])
+    expect(table.setRules({ ...rules, own: subnet('10.5.1.0/24') })).toBe(true)
+    expect(shown()).toEqual([])
+  })
+})
+
+describe('overlaps', () => {
+  const wide = lease('10.5.64.0/22', '192.168.0.3')
+  const right = lease('10.5.65.0/24', '192.168.0.4')
+  const narrow = lease('10.5.65.128/26', '192.168.0.5')
+
+  it.each([
+    ['the configured length beats a wider one', [wide, right], ['10.5.65.0/24']],
+    ['and a narrower one', [right, narrow], ['10.5.65.0/24']],
+    ['else the narrower one counts', [wide, narrow], ['10.5.65.128/26']],
+    ['all three', [wide, right, narrow], ['10.5.65.0/24']],
+    ['no overlap', [wide, lease('10.5.1.0/24', '192.168.0.6')], ['10.5.1.0/24', '10.5.64.0/22']],
+  ])('%s, in whatever order they come', (_, leases, expected) => {
+    for (const order of [leases, [...leases].reverse()]) {
+      const one = new LeaseTable({ rules, subnetLen: 24, log })
+      one.replace(order, [])
+      expect(shown(one)).toEqual(expected)
+      const other = new LeaseTable({ rules, subnetLen: 24, log })
+      for (const each of order) other.update([put(each)])
+      expect(shown(other)).toEqual(expected)
+    }
+  })
+
+  it('bring the other back when the one that counted is gone', () => {
+    table.replace([wide, right], [])
+    expect(table.update([gone('10.5.65.0/24')])).toBe(true)
+    expect(shown()).toEqual(['10.5.64.0/22'])
+    expect(table.badCount).toBe(0)
+  })
+})
+
+describe('properties', () => {
+  const cidr = fc.constantFrom(
+    '10.5.1.0/24',
+    '10.5.2.0/24',
+    '10.5.0.0/22',
+    '10.5.1.128/25',
+    '10.6.0.0/24',
+    '10.5.33.0/24',
+  )
+  const change = fc.oneof(
+    fc
+      .tuple(cidr, fc.constantFrom('192.168.0.1', '192.168.0.2', '192.168.0.3'))
+      .map(([at, by]) => put(lease(at, by))),
+    cidr.map(gone),
+    cidr.map((at) => bad(at.replace('/', '-'))),
+  )
+
+  it('events one by one, events at once and a snapshot of the outcome all end the same, without overlaps', () => {
+    fc.assert(
+      fc.property(fc.array(change, { maxLength: 30 }), (events) => {
+        const single = new LeaseTable({ rules, subnetLen: 24, log })
+        let changed = ''
+        for (const event of events) {
+          const before = JSON.stringify(
+            [...single.leases()].map(({ subnet, attributes }) => ({ subnet, attributes })).sort(byText),
+          )
+          const said = single.update([event])
+          changed = JSON.stringify(
+            [...single.leases()].map(({ subnet, attributes }) => ({ subnet, attributes })).sort(byText),
+          )
+          expect(said).toBe(before !== changed)
+        }
+        const batch = new LeaseTable({ rules, subnetLen: 24, log })
+        batch.update(events)
+        expect(shown(batch)).toEqual(shown(single))
+        const outcome = new Map<string, Lease>()
+        const unreadable = new Map<string, string>()
+        for (const event of events) {
+          if (event.kind === 'put') {
+            outcome.set(leaseKey(event.lease.subnet), event.lease)
+            unreadable.delete(leaseKey(event.lease.subnet))
+          } else if (event.kind === 'delete') {
+            outcome.delete(leaseKey(event.subnet))
+            unreadable.delete(leaseKey(event.subnet))
+          } else if (event.kind === 'bad') unreadable.set(event.bad.key, event.bad.reason)
+        }
+        const snapshot = new LeaseTable({ rules, subnetLen: 24, log })
+        snapshot.replace(
+          [...outcome.values()],
+          [...unreadable].map(([key, reason]) => ({ key, reason })),
+        )
+        expect(shown(snapshot)).toEqual(shown(single))
+        const held = [...single.leases()]
+        for (const a of held)
+          for (const b of held) if (a !== b) expect(overlaps(a.subnet, b.subnet)).toBe(false)
+      }),
+    )
+  })
+})
+
+function byText(a: unknown, b: unknown): number {
+  return JSON.stringify(a) < JSON.stringify(b) ? -1 : 1
+}
