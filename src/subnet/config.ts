@@ -1,10 +1,11 @@
-import { IPv4, IPv4CidrRange } from 'ip-num'
 import {
   contains,
   formatIpv4,
   formatSubnet,
   type Ipv4,
   netmask,
+  parseCidr,
+  parseIpv4,
   type Subnet,
   subnetOf,
   subnetSize,
@@ -90,17 +91,15 @@ function readNetwork(raw: string | undefined): Subnet {
     )
   }
   const text = readString('Network', raw)
-  let network: Subnet
-  try {
-    const range = IPv4CidrRange.fromCidr(text)
-    // people's own notation: 10.3.0.0/8 means 10.0.0.0/8
-    network = { address: Number(range.getFirst().getValue()), length: Number(range.getPrefix().getValue()) }
-  } catch {
+  const cidr = parseCidr(text)
+  if (cidr === undefined) {
     throw new ConfigError(
       'Network',
       `Network: invalid CIDR address: ${oneLine(text)}; expected an IPv4 network such as 10.5.0.0/16`,
     )
   }
+  // People's own notation: 10.3.0.0/8 means 10.0.0.0/8.
+  const network = subnetOf(cidr.address, cidr.length)
   if (network.length === 0) {
     throw new ConfigError(
       'Network',
@@ -140,10 +139,8 @@ function readSubnetLen(raw: string | undefined, network: Subnet): number {
 function readBound(field: string, raw: string | undefined, network: Subnet, byDefault: Ipv4): Ipv4 {
   if (raw === undefined) return byDefault
   const text = readString(field, raw)
-  let value: Ipv4
-  try {
-    value = Number(IPv4.fromDecimalDottedString(text).getValue())
-  } catch {
+  const value = parseIpv4(text)
+  if (value === undefined) {
     throw new ConfigError(
       field,
       `${field}: invalid IP address format: ${JSON.stringify(oneLine(text))}; expected an IPv4 address without a length`,
