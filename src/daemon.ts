@@ -35,7 +35,12 @@ import type { LeaseList } from './subnet/registry.ts'
 import { LeaseTable } from './subnet/table.ts'
 import type { InterfaceAddress, LeaseRules } from './subnet/validate.ts'
 import { watchLeases } from './subnet/watch.ts'
-import { readSubnetFile, renderSubnetFile, writeFileAtomically } from './subnetfile.ts'
+import {
+  readSubnetFile,
+  renderSubnetFile,
+  type SubnetFileContent,
+  writeFileAtomically,
+} from './subnetfile.ts'
 import type { Systemd } from './systemd.ts'
 
 /** What cannot be helped by trying again: one line for the operator, and exit status 1. */
@@ -256,37 +261,39 @@ class Node {
 
   /** Writes subnet.env and Docker's options, trying again until both are there. */
   async #writeFiles(signal: AbortSignal): Promise<void> {
-    const { options, config, lease, clock, log } = this.#parts
-    const content = {
-      network: config.network,
-      subnet: lease.subnet,
-      mtu: this.#external.mtu - VXLAN_OVERHEAD,
-      ipMasq: options.ipMasq,
+    const { options, clock, log } = this.#parts
+    const { subnetFile, dockerOpts } = options
+    const files = [{ what: 'subnet file', path: subnetFile, flag: '-subnet-file', render: renderSubnetFile }]
+    if (dockerOpts) {
+      const { file: path, key } = dockerOpts
+      const render = (content: SubnetFileContent): string => renderDockerOptions(content, key)
+      files.push({ what: 'docker options', path, flag: '-docker-opts-file', render })
     }
-    const files = [{ path: options.subnetFile, text: renderSubnetFile(content) }]
-    if (options.dockerOpts) {
-      files.push({
-        path: options.dockerOpts.file,
-        text: renderDockerOptions(content, options.dockerOpts.key),
-      })
-    }
-    for (const { path, text } of files) {
+    for (const { what, path, flag, render } of files) {
       for (let failures = 0; !signal.aborted; failures++) {
         try {
-          writeFileAtomically(path, text)
-          log.info(`Wrote ${path === options.subnetFile ? 'subnet file' : 'docker options'} to ${path}`)
+          // Rendered for each try: the MTU may have changed since the last.
+          writeFileAtomically(path, render(this.#fileContent()))
+          log.info(`Wrote ${what} to ${path}`)
           break
         } catch (error) {
           if (failures === 0) {
             const reason = error instanceof Error ? error.message : String(error)
             log.warn(
-              `Failed to write ${path === options.subnetFile ? 'subnet file' : 'docker options'}: ${reason}; trying again`,
+              `Failed to write ${what}: ${reason}; trying again every ${FILE_RETRY / 1000} s, and READY=1 waits for it: ` +
+                `let flanneld write there, or choose another ${flag}`,
             )
           }
           await clock.sleep(FILE_RETRY, signal)
         }
       }
     }
+  }
+
+  #fileContent(): SubnetFileContent {
+    const { config, lease, options } = this.#parts
+    const mtu = this.#external.mtu - VXLAN_OVERHEAD
+    return { network: config.network, subnet: lease.subnet, mtu, ipMasq: options.ipMasq }
   }
 
   /** The line that `systemctl status` shows, when it says something new. */

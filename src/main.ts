@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { systemClock } from './clock.ts'
 import { FatalError, runDaemon } from './daemon.ts'
+import { HealthEndpointError } from './health.ts'
 import { openLog, StderrSink } from './log.ts'
 import { NativeError, notify } from './native.ts'
 import { NetlinkError } from './netlink/errors.ts'
@@ -46,9 +47,9 @@ export async function run(): Promise<void> {
   } catch (error) {
     if (!stop.signal.aborted) {
       log.error(error instanceof Error ? error.message : String(error))
-      const expected =
-        error instanceof FatalError || error instanceof NetlinkError || error instanceof NativeError
-      if (!expected && error instanceof Error) log.error(`This is a bug in flanneld: ${error.stack}`)
+      const expected = [FatalError, HealthEndpointError, NetlinkError, NativeError]
+      if (error instanceof Error && !expected.some((kind) => error instanceof kind))
+        log.error(`This is a bug in flanneld: ${error.stack}`)
       process.exit(1)
     }
   }

@@ -1,5 +1,6 @@
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -41,7 +42,7 @@ export function writeFileAtomically(path: string, text: string): void {
   const wanted = Buffer.from(text)
   if (readIfThere(path)?.equals(wanted)) return
   const directory = dirname(path)
-  mkdirSync(directory, { recursive: true, mode: 0o755 })
+  makeFolder(directory)
   // Two daemons given one file by mistake must not write into each other's temporary file; in containers even
   // their process ids may be the same.
   const temporary = join(directory, `.${basename(path)}.${Math.random().toString(36).slice(2)}`)
@@ -57,6 +58,18 @@ export function writeFileAtomically(path: string, text: string): void {
     fsyncSync(folder)
   } finally {
     closeSync(folder)
+  }
+}
+
+/** Node's own `recursive` spins for ever where mkdir(2) answers ENOENT below a folder that exists, as /proc does. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return
+  makeFolder(dirname(path))
+  try {
+    mkdirSync(path, { mode: 0o755 })
+  } catch (error) {
+    // Somebody else may have made it just now.
+    if (!existsSync(path)) throw error
   }
 }
 

@@ -65,6 +65,7 @@ describe('writing', () => {
     expect(readdirSync(folder)).toEqual(['subnet.env'])
     writeFileSync(join(folder, 'file'), '')
     expect(() => writeFileAtomically(join(folder, 'file/subnet.env'), text)).toThrow(/ENOTDIR|EEXIST/)
+    expect(() => writeFileAtomically('/proc/none/deeper/subnet.env', text)).toThrow(/ENOENT/)
   })
 })
 

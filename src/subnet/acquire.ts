@@ -32,6 +32,8 @@ export interface AcquiredLease {
   readonly list: LeaseList
 }
 
+const WRITE_CONFIG =
+  'write it to that key, for example {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}; waiting for it'
 const CONFIG_RETRY_MS = 1_000
 const CONFLICT_PAUSE_MS = 20
 const FIRST_PAUSE_MS = 100
@@ -52,7 +54,8 @@ export async function waitForConfig(
       return config
     } catch (error) {
       signal.throwIfAborted()
-      outage.fail(`Couldn't fetch network config: ${reasonOf(error)}`)
+      const remedy = isEtcdCode(error, EcodeKeyNotFound) ? `; ${WRITE_CONFIG}` : ''
+      outage.fail(`Couldn't fetch network config: ${reasonOf(error)}${remedy}`)
       await clock.sleep(CONFIG_RETRY_MS, signal)
       signal.throwIfAborted()
     }
