@@ -11,6 +11,8 @@ export interface CommandOptions {
   /** Text for its standard input; without it, standard input is empty. */
   readonly input?: string
   readonly signal?: AbortSignal
+  /** After so many ms the program is killed; 30,000 unless told. */
+  readonly timeoutMs?: number
 }
 
 /** Runs a program found in PATH, or rejects with `CommandError`. */
@@ -41,22 +43,23 @@ const TIMEOUT_MS = 30_000
 /** 100,000 rules are about 12 MB of text. */
 const MAX_OUTPUT = 256 * 1024 * 1024
 
-/** The runner for the real system. Messages come in English; a program that hangs is killed after 30 s. */
+/** The runner for the real system. Messages come in English; a program that hangs is killed. */
 export const systemRunner: Runner = (command, args, options = {}) =>
   new Promise((resolve, reject) => {
+    const timeout = options.timeoutMs ?? TIMEOUT_MS
     const child = execFile(
       command,
       args,
       {
         env: { ...process.env, LC_ALL: 'C' },
-        timeout: TIMEOUT_MS,
+        timeout,
         killSignal: 'SIGKILL',
         maxBuffer: MAX_OUTPUT,
         ...(options.signal ? { signal: options.signal } : {}),
       },
       (error, stdout, stderr) => {
         if (!error) return resolve({ stdout, stderr })
-        reject(commandError(command, error, stderr))
+        reject(commandError(command, error, { stderr, timeout }))
       },
     )
     // A program that exits without reading breaks the pipe; its exit status says more than the pipe does.
@@ -64,10 +67,15 @@ export const systemRunner: Runner = (command, args, options = {}) =>
     child.stdin?.end(options.input ?? '')
   })
 
-function commandError(command: string, error: ExecError, stderr: string): CommandError {
+function commandError(
+  command: string,
+  error: ExecError,
+  { stderr, timeout }: { readonly stderr: string; readonly timeout: number },
+): CommandError {
   if (error.name === 'AbortError') return new CommandError(command, 'aborted', 'stopped')
   if (error.code === 'ENOENT') return new CommandError(command, 'missing', 'not found in PATH')
-  if (error.killed) return new CommandError(command, 'timeout', `no result after ${TIMEOUT_MS / 1000} s`)
+  if (error.killed)
+    return new CommandError(command, 'timeout', `killed after ${timeout / 1000} s without result`)
   const said = oneLine(stderr) || (typeof error.code === 'number' ? 'no message' : error.message)
   const status = typeof error.code === 'number' ? error.code : undefined
   const how = status === undefined ? (error.signal ?? error.code ?? 'failed') : `exit status ${status}`

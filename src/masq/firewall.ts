@@ -17,7 +17,7 @@ export const DEFAULT_RESYNC_SECONDS = 5
 const PREPARED_FOR = 1_000
 /** A kick waits this long for the rest of the change that it announces, ms. */
 const COALESCE = 20
-/** Between two checks that kicks ask for: at least this, ms, and 20 times as long as the last check took. */
+/** Between two checks that kicks ask for: at least this, ms, and 10 times as long as the last check took. */
 const MIN_GAP = 100
 /** After this many repairs with no quiet time between, somebody works against us; each further one doubles the gap. */
 const PATIENCE = 5
@@ -276,7 +276,9 @@ export class Firewall {
   #failed(error: unknown): void {
     const message = error instanceof Error ? error.message : String(error)
     const missing = error instanceof CommandError && error.kind === 'missing'
-    if (message !== this.#lastError) {
+    // Some messages count microseconds.
+    const told = this.#lastError?.replace(/\d+/g, '') === message.replace(/\d+/g, '')
+    if (!told) {
       this.#log.error(
         missing
           ? `Failed to setup IPTables. iptables binary was not found: ${message}; install iptables, it is looked for again every ${this.#resync / 1000} s`
@@ -305,7 +307,8 @@ export class Firewall {
   }
 
   #holdOff(): number {
-    const gap = Math.max(MIN_GAP, 20 * this.#lastTook, this.#backOff())
+    // A check that stood waiting for the lock took long too; kicks must not make the next one later than the period.
+    const gap = Math.max(MIN_GAP, Math.min(10 * this.#lastTook, this.#resync), this.#backOff())
     return Math.max(COALESCE, this.#lastEnd + gap - this.#clock.now())
   }
 

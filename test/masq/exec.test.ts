@@ -35,6 +35,11 @@ describe('systemRunner', () => {
     })
   })
 
+  it('kills a program that hangs', async () => {
+    const error = await failure(systemRunner('sleep', ['100'], { timeoutMs: 50 }))
+    expect(error).toMatchObject({ kind: 'timeout', message: 'sleep: killed after 0.05 s without result' })
+  })
+
   it('ends the program when told to stop', async () => {
     const stop = new AbortController()
     const result = failure(systemRunner('sleep', ['1000'], { signal: stop.signal }))

@@ -19,6 +19,8 @@ export class FakeIptables {
   readonly calls: FakeCall[] = []
   /** Taken from the front, one for each call: an error to fail with, or undefined to go on. */
   readonly faults: (CommandError | undefined)[] = []
+  /** What each call waits for before it answers. */
+  delay: (() => Promise<void>) | undefined
   /** Lines put before the dump, as from `iptables-save`. */
   preamble = ''
   /** Tables that cannot be listed. */
@@ -26,6 +28,7 @@ export class FakeIptables {
 
   readonly run: Runner = async (command, args, options) => {
     this.calls.push({ command, args, input: options?.input })
+    await this.delay?.()
     const fault = this.faults.shift()
     if (fault) throw fault
     return { stdout: this.#answer(command, args, options), stderr: '' } satisfies CommandOutput

@@ -103,6 +103,25 @@ describe.each<VariantName>(['nft', 'legacy'])('iptables-%s', (name) => {
     expect(wall.lastError).toBeUndefined()
   })
 
+  it('loses nothing of somebody who writes at the same time', async () => {
+    const wall = firewall(variant.run)
+    await wall.start(policy, undefined)
+    const theirs = Array.from({ length: 40 }, (_, i) => `-s 172.16.${i}.0/24 -j MASQUERADE`)
+    let writing = true
+    const writer = (async () => {
+      for (const rule of theirs) await variant.iptables('-t', 'nat', '-A', 'POSTROUTING', ...rule.split(' '))
+    })().finally(() => {
+      writing = false
+    })
+    while (writing) {
+      await variant.iptables('-t', 'nat', '-D', 'POSTROUTING', ...(expand('2')[0] ?? '').split(' '))
+      await wall.check()
+      await waitFor(() => wall.check().then(() => !wall.lastError), { what: 'a repair succeeds' })
+    }
+    await writer
+    expect(await variant.rules('nat', 'POSTROUTING')).toEqual([...expand('1 2 3 4'), ...theirs])
+  })
+
   it('repairs on a kick, and rests when nothing differs', async () => {
     const wall = firewall(variant.run)
     await wall.start(policy, undefined)

@@ -176,6 +176,19 @@ describe('while running', () => {
     expect(wall.counters.checks - checks).toBeLessThanOrEqual(10)
   })
 
+  it('looks once a period, kicked or not, when looking takes long', async () => {
+    kernel.delay = () => clock.sleep(4_000)
+    const wall = firewall()
+    void wall.start(policy, undefined, stop.signal)
+    await clock.advance(60_000)
+    running = wall.run(stop.signal)
+    await clock.settle()
+    kernel.delay = undefined
+    wall.kick()
+    await clock.advance(5_000)
+    expect(wall.counters.checks).toBe(2)
+  })
+
   it('becomes slower, and says so once, when something fights it; and quick again afterwards', async () => {
     const wall = await started()
     for (let i = 0; i < 2_000; i++) {
@@ -226,6 +239,17 @@ describe('while running', () => {
 })
 
 describe('trouble', () => {
+  it('says the same trouble once, and another at once', async () => {
+    const wall = firewall()
+    const waited = (ms: number) => new CommandError('iptables-save', 'failed', `locked for ${ms} us`, 4)
+    kernel.faults.push(waited(17), waited(4711), missing, waited(3))
+    for (let i = 0; i < 4; i++) {
+      await wall.start(policy, undefined)
+    }
+    expect(logged).toHaveLength(3)
+    expect(wall.counters.failures).toBe(4)
+  })
+
   it('says once that iptables is missing, and looks again', async () => {
     const wall = firewall()
     kernel.faults.push(...Array(20).fill(missing))
