@@ -59,7 +59,10 @@ export function replaceFdbEntry(
   }
 }
 
-/** Deletes one destination of a MAC, or without `destination` all of them; ENOENT when there is none. */
+/**
+ * Deletes one destination of a MAC, or without `destination` all of them; ENOENT when the MAC has none. When it
+ * has others but not this one, the kernel deletes nothing and reports success.
+ */
 export function deleteFdbEntry(
   entry: Pick<FdbEntry, 'index' | 'mac' | 'destination'> & Partial<Pick<FdbEntry, 'port' | 'vni'>>,
   device: string,

@@ -2,8 +2,8 @@
  * What the kernel says has changed, by us or by others.
  *
  * It does not say everything: a device that goes down or away takes its IPv4 routes along without a word
- * about each, and the notification for an FDB entry never names its cause. And it does not keep everything:
- * when its queue is full, what follows is lost. Both call for a dump.
+ * about each. And it does not keep everything: when its queue is full, what follows is lost. Both call for a
+ * dump. An entry that is written again as it was, route, neighbour or FDB entry, is no change and not told.
  */
 import { type Address, decodeAddress } from './address.ts'
 import {
@@ -33,9 +33,12 @@ import { type NetlinkMessage, readMessages } from './wire.ts'
 interface Change<Kind extends string, Value> {
   readonly kind: Kind
   readonly deleted: boolean
-  /** The entry took the place of another (NLM_F_REPLACE); the kernel says so of routes and nexthops only. */
+  /**
+   * The entry took the place of another (NLM_F_REPLACE). The kernel says so of routes only; of a nexthop it says
+   * whether that was allowed.
+   */
   readonly replaced: boolean
-  /** The socket whose request caused it (`Rtnl.portId`), 0 for the kernel itself, and for every FDB entry. */
+  /** The socket whose request caused it (`Rtnl.portId`); 0 for the kernel itself, for any FDB entry and any link. */
   readonly portId: number
   readonly value: Value
 }

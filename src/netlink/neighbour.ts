@@ -56,7 +56,10 @@ export function replaceNeighbour(
   }
 }
 
-/** Deletes the entry of an address, whatever its MAC; ENOENT when there is none. */
+/**
+ * Deletes the entry of an address, whatever its MAC; ENOENT when there is none. It is notified twice: as changed
+ * to NUD_FAILED, by us, and as deleted, by the kernel.
+ */
 export function deleteNeighbour(
   { index, address }: { readonly index: number; readonly address: IpAddress },
   device: string,
