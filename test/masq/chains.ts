@@ -40,6 +40,9 @@ export const rules: Readonly<Record<string, string>> = {
   H: '-s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "mine, not flannel\\\'s" -j RETURN',
   I: '! -d 224.0.0.0/4 -j MASQUERADE --random-fully',
   J: '-s 10.7.0.0/16 -d 10.7.0.0/16 -j RETURN',
+  K: '! -s 10.5.0.0/16 -d 10.0.0.0/8 -j RETURN',
+  L: '! -s 10.5.0.0/16 -d 10.5.0.0/16 -j RETURN',
+  M: '! -s 10.5.0.0/16 -d 10.50.1.0/24 -j RETURN',
 }
 
 /** 'F 1 2' to rule texts. */
@@ -91,6 +94,12 @@ export const cases: readonly ChainCase[] = [
   { name: 'each twice', before: '1 2 3 4 1 2 3 4', after: '1 2 3 4' },
   { name: 'duplicates strewn about', before: '3 D 1 2 3 4 F 4 1', after: 'D 1 2 3 4 F' },
   { name: 'lookalikes of others stay', before: 'H I J 1 3 4', after: 'H I J 1 2 3 4' },
+  {
+    name: 'lookalikes stay at a later start too',
+    before: 'H I J K L M 1 3 4',
+    after: 'H I J K L M 1 2 3 4',
+    previous: sameNetwork,
+  },
   { name: 'a first start leaves rules for everywhere alone', before: 'F I', after: 'F I 1 2 3 4' },
   {
     name: 'a subnet file of 0.0.0.0/0 says nothing',

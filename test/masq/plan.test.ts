@@ -98,7 +98,7 @@ COMMIT
     await fc.assert(
       fc.asyncProperty(
         fc.array(symbols, { maxLength: 14 }),
-        fc.subarray([...'DEFGHIJ']),
+        fc.subarray([...'DEFGHIJKLM']),
         async (found, seen) => {
           const before = expand(found.join(' '))
           const { texts } = await apply(before, group, new Set(expand(seen.join(' '))))
