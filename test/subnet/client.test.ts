@@ -1,0 +1,386 @@
+import type { AddressInfo } from 'node:net'
+import { createServer, type Server } from 'node:net'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import type { EtcdClient, EtcdClientOptions, EtcdRequest } from '../../src/subnet/etcd/client.ts'
+import { EndpointError, parseEndpoints } from '../../src/subnet/etcd/endpoints.ts'
+import { EtcdError } from '../../src/subnet/etcd/error.ts'
+import { TlsFilesError } from '../../src/subnet/etcd/tls.ts'
+import { FakeEtcd, type Intercept } from '../fakes/etcd.ts'
+import { LogLines, openClient, openRegistry, PREFIX, SUBNETS, until } from './support.ts'
+
+const KEY = `${PREFIX}/config`
+const cleanUp: (() => unknown)[] = []
+let etcd: FakeEtcd
+let other: FakeEtcd
+let stop: AbortController
+
+beforeEach(async () => {
+  stop = new AbortController()
+  etcd = new FakeEtcd()
+  other = new FakeEtcd()
+  await Promise.all([etcd.start(), other.start()])
+  for (const each of [etcd, other]) {
+    cleanUp.push(() => each.stop())
+    each.put(KEY, '{"Network":"10.5.0.0/16"}')
+    each.requests.length = 0
+  }
+})
+afterEach(async () => {
+  stop.abort()
+  for (const each of cleanUp.splice(0).reverse()) await each()
+})
+
+function open(urls: string, options: Partial<EtcdClientOptions> = {}): EtcdClient {
+  const client = openClient(urls, { timeoutMs: 300, ...options })
+  cleanUp.push(() => client.close())
+  return client
+}
+
+function ask(client: EtcdClient, more: Partial<EtcdRequest> = {}) {
+  return client.request({ method: 'GET', key: KEY, signal: stop.signal, ...more })
+}
+
+async function failure(client: EtcdClient, more: Partial<EtcdRequest> = {}): Promise<EtcdError> {
+  const error = await ask(client, more).then(
+    () => undefined,
+    (cause: unknown) => cause,
+  )
+  if (!(error instanceof EtcdError)) throw new Error(`no EtcdError: ${String(error)}`)
+  expect(error.message).not.toMatch(/[\r\n]/)
+  return error
+}
+
+/** A port that takes connections and does with them what it is told. */
+async function listen(onConnection: Parameters<typeof createServer>[1]): Promise<string> {
+  const sockets = new Set<{ destroy(): void }>()
+  const server: Server = createServer({}, (socket) => {
+    sockets.add(socket)
+    socket.on('error', () => undefined)
+    onConnection?.(socket)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  cleanUp.push(async () => {
+    for (const socket of sockets) socket.destroy()
+    await new Promise((resolve) => server.close(resolve))
+  })
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
+const answer =
+  (status: number, body: string, headers: Record<string, string> = {}): Intercept =>
+  (_, response) => {
+    response.writeHead(status, headers).end(body)
+    return true
+  }
+
+describe('endpoints', () => {
+  it.each([
+    ['http://127.0.0.1:4001,http://127.0.0.1:2379', ['http://127.0.0.1:4001', 'http://127.0.0.1:2379']],
+    ['https://etcd.example:2379/', ['https://etcd.example:2379']],
+    ['http://a:1/proxy/etcd/, http://b', ['http://a:1/proxy/etcd', 'http://b']],
+    ['HTTP://[::1]:2379', ['http://[::1]:2379']],
+  ])('%s', (list, expected) => {
+    expect(parseEndpoints(list).map(({ base }) => base)).toEqual(expected)
+  })
+
+  it.each([
+    '',
+    ' ',
+    'http://a,',
+    '127.0.0.1:2379',
+    'localhost:2379',
+    'unix:///x',
+    'ftp://a',
+    'http://',
+    'http://a:99999',
+  ])('refuses "%s"', (list) => {
+    expect(() => parseEndpoints(list)).toThrow(EndpointError)
+  })
+
+  it('keeps credentials out of what it says and shows', () => {
+    expect(() => parseEndpoints('https//root:secret@host:1')).toThrow(expect.not.stringContaining('secret'))
+    const [endpoint] = parseEndpoints('http://root:se%3Acret@host:1')
+    expect(endpoint).toMatchObject({ base: 'http://host:1', authorization: `Basic ${btoa('root:se:cret')}` })
+  })
+})
+
+describe('fail-over', () => {
+  it.each([
+    ['refuses connections', async () => 'http://127.0.0.1:1'],
+    ['never answers', () => listen(() => undefined)],
+    ['hangs up', () => listen((socket) => void socket.once('data', () => socket.destroy()))],
+    [
+      'ends in the middle of the headers',
+      () => listen((socket) => void socket.end('HTTP/1.1 200 OK\r\nX-Et')),
+    ],
+    [
+      'ends in the middle of the body',
+      () => listen((socket) => void socket.end('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"acti')),
+    ],
+    [
+      'stalls in the middle of the body',
+      () => listen((socket) => void socket.write('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"acti')),
+    ],
+    ['is no HTTP server', () => listen((socket) => void socket.end('SSH-2.0-x\r\n'))],
+    [
+      'answers 503',
+      () => listen((socket) => void socket.end('HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n')),
+    ],
+  ])('a GET goes on when the first endpoint %s, and stays where it was answered', async (_, start) => {
+    const client = open(`${await start()},${etcd.url}`)
+    await expect(ask(client)).resolves.toMatchObject({ body: { action: 'get' } })
+    await ask(client)
+    expect(etcd.requests).toHaveLength(2)
+  })
+
+  it('a PUT is repeated elsewhere, but not one that may be sent only once', async () => {
+    etcd.intercept = answer(500, '')
+    const put = { method: 'PUT', key: `${SUBNETS}/10.5.1.0-24`, form: { value: 'x' } } as const
+    await ask(open(`${etcd.url},${other.url}`), put)
+    expect(other.requests).toHaveLength(1)
+    const client = open(`${etcd.url},${other.url}`)
+    const error = await failure(client, { ...put, once: true })
+    expect(error).toMatchObject({ kind: 'http', status: 500, transient: true, maybeDone: true })
+    expect(other.requests).toHaveLength(1)
+    // the next request does not go to the bad one first
+    await ask(client)
+    expect(other.requests).toHaveLength(2)
+  })
+
+  it.each([
+    [404, '{"errorCode":100,"message":"Key not found","cause":"/coreos.com","index":3}'],
+    [401, '{"message":"Insufficient credentials"}'],
+    [
+      400,
+      '{"errorCode":401,"message":"The event in requested index is outdated and cleared","cause":"x","index":9}',
+    ],
+  ])('an answer of %d ends the request', async (status, body) => {
+    etcd.intercept = answer(status, body)
+    await failure(open(`${etcd.url},${other.url}`))
+    expect(other.requests).toHaveLength(0)
+  })
+
+  it('names every endpoint when none answers', async () => {
+    const silent = await listen(() => undefined)
+    const error = await failure(open(`http://127.0.0.1:1,${silent}`))
+    expect(error).toMatchObject({ kind: 'transport', transient: true })
+    expect(error.message).toBe(
+      `GET /v2/keys${KEY}: etcd cluster is unavailable or misconfigured: ` +
+        `GET http://127.0.0.1:1/v2/keys${KEY}: connection refused: is etcd running and listening there? (ECONNREFUSED); ` +
+        `GET ${silent}/v2/keys${KEY}: no answer within 0.3 s`,
+    )
+  })
+})
+
+describe('answers that are none', () => {
+  it.each<[string, Intercept, Partial<EtcdError>, RegExp]>([
+    [
+      'etcd error',
+      answer(404, '{"errorCode":100,"message":"Key not found","cause":"/coreos.com","index":3}'),
+      { kind: 'etcd', errorCode: 100, index: 3, transient: false },
+      /: 100: Key not found \(\/coreos\.com\) \[3\]$/,
+    ],
+    [
+      'lines and control characters in an error',
+      answer(404, '{"errorCode":100,"message":"a\\nb\\u001b[31m","cause":"","index":3}'),
+      { kind: 'etcd' },
+      /100: a b \[31m/,
+    ],
+    [
+      'HTML',
+      answer(200, '<html>\n<body>hello</body></html>'),
+      { kind: 'protocol', transient: true },
+      /invalid json/,
+    ],
+    ['JSON, but a list', answer(200, '[]'), { kind: 'protocol' }, /invalid json/],
+    [
+      'HTML with a 404',
+      answer(404, '404 page not found\n'),
+      { kind: 'protocol' },
+      /no v2 API .* --enable-v2/,
+    ],
+    [
+      'a gateway',
+      answer(502, '<html>\nBad Gateway'),
+      { kind: 'http', status: 502, transient: true },
+      /HTTP 502.*Bad Gateway$/,
+    ],
+    ['teapot', answer(418, ''), { kind: 'http', status: 418, transient: false }, /HTTP 418$/],
+    [
+      'refused',
+      answer(401, '{"message":"Insufficient credentials"}'),
+      { kind: 'auth' },
+      /Insufficient credentials: check -etcd-username/,
+    ],
+    [
+      'refused by number',
+      answer(
+        401,
+        '{"errorCode":110,"message":"The request requires user authentication","cause":"x","index":0}',
+      ),
+      { kind: 'auth', errorCode: 110 },
+      /110: .*check -etcd-username/,
+    ],
+    ['nowhere', answer(307, ''), { kind: 'protocol' }, /redirects nowhere/],
+    [
+      'elsewhere',
+      answer(302, '', { location: 'file:///etc/passwd' }),
+      { kind: 'protocol' },
+      /redirects nowhere/,
+    ],
+    [
+      'in circles',
+      answer(307, '', { location: '/v2/keys/x' }),
+      { kind: 'protocol' },
+      /more than 10 redirects/,
+    ],
+  ])('%s', async (_, intercept, fields, message) => {
+    etcd.intercept = intercept
+    const error = await failure(open(etcd.url))
+    expect(error).toMatchObject(fields)
+    expect(error.message).toMatch(message)
+    expect(error.message).toMatch(/^GET http:\/\/127\.0\.0\.1:\d+\/v2\/keys/)
+  })
+
+  it('an answer of endless length is given up', async () => {
+    const endless = await listen((socket) => {
+      socket.write('HTTP/1.1 200 OK\r\n\r\n')
+      const chunk = Buffer.alloc(2 ** 20, 0x20)
+      const more = (): void => void (socket.writable && socket.write(chunk, more))
+      more()
+    })
+    const error = await failure(open(endless, { timeoutMs: 20_000 }))
+    expect(error.message).toMatch(/over limit/)
+  })
+})
+
+describe('what is sent', () => {
+  it('goes to the path of the endpoint, with alphabetical fields', async () => {
+    await failure(open(`${etcd.url}/proxy/`), { key: '/a b/ü', query: { wait: 'true', recursive: 'false' } })
+    expect(etcd.requests[0]?.line).toBe('GET /proxy/v2/keys/a%20b/%C3%BC?recursive=false&wait=true')
+    await ask(open(etcd.url), {
+      method: 'PUT',
+      key: '/x',
+      form: { value: 'a&b=c d', ttl: '7' },
+      query: { prevExist: 'false' },
+    })
+    const put = etcd.requests[1]
+    expect(put).toMatchObject({ line: 'PUT /v2/keys/x?prevExist=false', body: 'ttl=7&value=a%26b%3Dc+d' })
+    expect(put?.headers['content-type']).toBe('application/x-www-form-urlencoded')
+    expect(etcd.get('/x')).toBe('a&b=c d')
+  })
+
+  it('carries credentials if and only if there is a user name', async () => {
+    await ask(open(etcd.url, { username: 'root', password: 'secret' }))
+    await ask(open(etcd.url, { username: '', password: 'secret' }))
+    await ask(open(etcd.url.replace('//', '//me:pw@')))
+    expect(etcd.requests.map(({ headers }) => headers.authorization)).toEqual([
+      `Basic ${btoa('root:secret')}`,
+      undefined,
+      `Basic ${btoa('me:pw')}`,
+    ])
+  })
+
+  it('never shows a password', async () => {
+    etcd.intercept = answer(401, '{"message":"Insufficient credentials"}')
+    const client = open(`http://127.0.0.1:1,${etcd.url.replace('//', '//me:secret@')}`, {
+      username: 'u',
+      password: 'secret',
+    })
+    expect((await failure(client)).message).not.toContain('secret')
+    expect((await failure(open('http://me:secret@127.0.0.1:1'))).message).not.toContain('secret')
+  })
+
+  it('follows a redirect with method and body, but takes credentials to configured endpoints only', async () => {
+    etcd.intercept = ({ url }, response) => {
+      response.writeHead(307, { location: other.url + url }).end()
+      return true
+    }
+    const put = { method: 'PUT', key: '/x', form: { value: 'v' } } as const
+    await ask(open(etcd.url, { username: 'root', password: 'secret' }), put)
+    await ask(open(`${etcd.url},${other.url}`, { username: 'root', password: 'secret' }), put)
+    expect(other.requests.map(({ line, body }) => `${line} ${body}`)).toEqual(
+      Array(2).fill('PUT /v2/keys/x value=v'),
+    )
+    expect(other.requests.map(({ headers }) => headers.authorization)).toEqual([
+      undefined,
+      `Basic ${btoa('root:secret')}`,
+    ])
+  })
+
+  it('goes over one kept connection', async () => {
+    const client = open(etcd.url)
+    for (let i = 0; i < 5; i++) await ask(client)
+    expect(etcd.connections).toBe(1)
+  })
+
+  it('is ended by the signal, before and during', async () => {
+    const silent = await listen(() => undefined)
+    const controller = new AbortController()
+    const running = ask(open(silent, { timeoutMs: 60_000 }), { signal: controller.signal })
+    controller.abort(new Error('enough'))
+    await expect(running).rejects.toThrow('enough')
+    await expect(ask(open(etcd.url), { signal: controller.signal })).rejects.toThrow('enough')
+  })
+})
+
+describe('long polls', () => {
+  it('that stay without news for their time are no failure, and move the position on', async () => {
+    const registry = openRegistry(open(etcd.url), 50)
+    for (let i = 0; i < 5; i++) etcd.put('/elsewhere', String(i))
+    const step = await registry.watch({ waitIndex: etcd.index - 2, clusterId: '' }, stop.signal)
+    expect(step).toMatchObject({ kind: 'idle', index: etcd.index })
+    await until('the connection is closed', () => etcd.watchers === 0)
+  })
+
+  it('that never begin are a failure', async () => {
+    const silent = await listen(() => undefined)
+    const registry = openRegistry(open(silent), 50)
+    await expect(registry.watch({ waitIndex: 1, clusterId: '' }, stop.signal)).rejects.toMatchObject({
+      kind: 'timeout',
+    })
+  })
+
+  it('that end empty are no failure', async () => {
+    const registry = openRegistry(open(etcd.url))
+    const waiting = registry.watch({ waitIndex: etcd.index + 1, clusterId: '' }, stop.signal)
+    await until('it waits', () => etcd.watchers === 1)
+    etcd.endWatches()
+    await expect(waiting).resolves.toMatchObject({ kind: 'idle', index: etcd.index })
+  })
+
+  it('notice another cluster, and an older store, at once', async () => {
+    const registry = openRegistry(open(etcd.url))
+    const { clusterId, index } = etcd
+    await expect(
+      registry.watch({ waitIndex: index + 1, clusterId: 'other' }, stop.signal),
+    ).resolves.toMatchObject({
+      kind: 'resync',
+      reason: `the etcd cluster changed from other to ${clusterId}`,
+    })
+    await expect(registry.watch({ waitIndex: 900, clusterId }, stop.signal)).resolves.toMatchObject({
+      kind: 'resync',
+      reason: `etcd's index went back from 899 to ${index}`,
+    })
+  })
+})
+
+describe('TLS files', () => {
+  const tls =
+    (caFile: string, certFile = '', keyFile = '') =>
+    () =>
+      open(etcd.url, { tls: { caFile, certFile, keyFile } })
+
+  it('that are missing or no PEM are known before anything is sent', () => {
+    expect(tls('/nowhere/ca.pem')).toThrow(TlsFilesError)
+    expect(tls('/nowhere/ca.pem')).toThrow(/-etcd-cafile: .*\/nowhere\/ca\.pem/)
+    expect(tls('/etc/hostname')).toThrow(/is not a PEM file/)
+    expect(tls('', '/x.pem')).toThrow('KeyFile and CertFile must both be present[key: , cert: /x.pem]')
+    expect(tls('', '', '/x.key')).toThrow('KeyFile and CertFile must both be present[key: /x.key, cert: ]')
+    expect(etcd.requests).toEqual([])
+  })
+
+  it('do no harm to plain http endpoints', async () => {
+    await expect(ask(open(etcd.url, { log: new LogLines() }))).resolves.toBeDefined()
+  })
+})
