@@ -6,6 +6,7 @@ import type { Clock } from '../clock.ts'
 import type { Logger } from '../log.ts'
 import { type Capabilities, CommandError, parseCapabilities, type Runner } from './exec.ts'
 import { formatRule } from './iptables.ts'
+import { Pace } from './pace.ts'
 import { type ChainPlan, foreignBehind, plan, renderRestore } from './plan.ts'
 import { ChainReader, type ChainState, dumpAll, LOCK_WAIT_SECONDS } from './reader.ts'
 import { type Addresses, type Policy, type Ruleset, ruleset } from './rules.ts'
@@ -15,16 +16,6 @@ export const DEFAULT_RESYNC_SECONDS = 5
 
 /** A dump read ahead is used only this long, ms: waiting for etcd may take hours. */
 const PREPARED_FOR = 1_000
-/** A kick waits this long for the rest of the change that it announces, ms. */
-const COALESCE = 20
-/** Between two checks that kicks ask for: at least this, ms, and 10 times as long as the last check took. */
-const MIN_GAP = 100
-/** After this many repairs with no quiet time between, somebody works against us; each further one doubles the gap. */
-const PATIENCE = 5
-const MAX_GAP = 60_000
-/** The first retry after a failure, ms; doubles up to the resync period. */
-const FIRST_RETRY = 250
-
 /** Timers of Node hold 31 bits of ms; a longer one fires at once. */
 const LONGEST_TIMER = 2 ** 31 - 1
 
@@ -53,7 +44,8 @@ export class Firewall {
   readonly #runner: Runner
   readonly #clock: Clock
   readonly #log: Logger
-  readonly #resync: number
+  readonly #pace: Pace
+  readonly #resyncSeconds: number
 
   #preparing: Promise<void> | undefined
   #prepared: Prepared | undefined
@@ -65,11 +57,6 @@ export class Firewall {
   #current: Promise<void> | undefined
   #kicked = false
   #wake: () => void = () => {}
-  #lastEnd = Number.NEGATIVE_INFINITY
-  #lastTook = 0
-  #failuresInARow = 0
-  #repairsInARow = 0
-  #lastRepair = Number.NEGATIVE_INFINITY
   #lastError: string | undefined
   #unordered = false
 
@@ -84,7 +71,8 @@ export class Firewall {
     this.#clock = parts.clock
     this.#log = parts.log
     const usable = parts.resyncSeconds > 0
-    this.#resync = Math.min((usable ? parts.resyncSeconds : DEFAULT_RESYNC_SECONDS) * 1000, LONGEST_TIMER)
+    this.#resyncSeconds = usable ? parts.resyncSeconds : DEFAULT_RESYNC_SECONDS
+    this.#pace = new Pace(Math.min(this.#resyncSeconds * 1000, LONGEST_TIMER))
     if (!usable) {
       this.#log.warn(
         `-iptables-resync ${parts.resyncSeconds} is no period; using ${DEFAULT_RESYNC_SECONDS} seconds`,
@@ -131,7 +119,7 @@ export class Firewall {
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       if (!this.#kicked) await this.#pause(signal)
-      if (this.#kicked) await this.#clock.sleep(this.#holdOff(), signal)
+      if (this.#kicked) await this.#clock.sleep(this.#pace.holdOff(this.#clock.now()), signal)
       if (signal.aborted) return
       this.#kicked = false
       await this.check(signal)
@@ -153,13 +141,13 @@ export class Firewall {
     try {
       await this.#synchronise(policy, signal)
       this.counters.checks++
-      this.#succeeded()
+      this.#saySucceeded()
+      this.#pace.succeeded(begin, this.#clock.now())
     } catch (error) {
       if (signal?.aborted) return
-      this.#failed(error)
-    } finally {
-      this.#lastEnd = this.#clock.now()
-      this.#lastTook = this.#lastEnd - begin
+      this.counters.failures++
+      this.#sayFailed(error)
+      this.#pace.failed(begin, this.#clock.now())
     }
   }
 
@@ -223,7 +211,7 @@ export class Firewall {
   ): Promise<void> {
     const wait = capabilities.restoreWait ? ['-w', String(LOCK_WAIT_SECONDS)] : []
     const errors: unknown[] = []
-    for (const run of this.#failuresInARow ? plans.map((p) => [p]) : [plans]) {
+    for (const run of this.#pace.failures ? plans.map((p) => [p]) : [plans]) {
       try {
         const input = renderRestore(run)
         await this.#runner('iptables-restore', ['--noflush', ...wait], { input, ...(signal && { signal }) })
@@ -234,9 +222,7 @@ export class Firewall {
     }
     if (errors.length) throw errors[0]
     this.counters.repairs++
-    this.#repairsInARow++
-    this.#lastRepair = this.#clock.now()
-    if (this.#repairsInARow === PATIENCE) {
+    if (this.#pace.repaired(this.#clock.now())) {
       const where = plans.map(({ group }) => `${group.table} ${group.chain}`).join(', ')
       this.#log.warn(
         'Something keeps changing our iptables rules; repairing them less often until it stops. Look for other ' +
@@ -263,31 +249,24 @@ export class Firewall {
     this.#unordered = unordered
   }
 
-  #succeeded(): void {
-    if (this.#failuresInARow) {
-      this.#log.info('iptables rules are in place again', { failures: this.#failuresInARow })
-    }
-    this.#failuresInARow = 0
+  #saySucceeded(): void {
+    const { failures } = this.#pace
+    if (failures) this.#log.info('iptables rules are in place again', { failures })
     this.#lastError = undefined
-    const quiet = this.#clock.now() - this.#lastRepair
-    if (quiet > 2 * Math.max(this.#resync, this.#backOff())) this.#repairsInARow = 0
   }
 
-  #failed(error: unknown): void {
+  #sayFailed(error: unknown): void {
     const message = error instanceof Error ? error.message : String(error)
     const missing = error instanceof CommandError && error.kind === 'missing'
     // Some messages count microseconds.
     const told = this.#lastError?.replace(/\d+/g, '') === message.replace(/\d+/g, '')
-    if (!told) {
-      this.#log.error(
-        missing
-          ? `Failed to setup IPTables. iptables binary was not found: ${message}; install iptables, it is looked for again every ${this.#resync / 1000} s`
-          : `Failed to ensure iptables rules: ${message}; trying again`,
-      )
-    }
-    this.counters.failures++
-    this.#failuresInARow++
     this.#lastError = message
+    if (told) return
+    this.#log.error(
+      missing
+        ? `Failed to setup IPTables. iptables binary was not found: ${message}; install iptables, it is looked for again every ${this.#resyncSeconds} s`
+        : `Failed to ensure iptables rules: ${message}; trying again`,
+    )
   }
 
   /** Sleeps until the next look is due, or a kick comes. */
@@ -296,24 +275,8 @@ export class Firewall {
     const stop = () => wake.abort()
     this.#wake = stop
     signal.addEventListener('abort', stop, { once: true })
-    await this.#clock.sleep(this.#untilNext(), wake.signal)
+    await this.#clock.sleep(this.#pace.untilNext(), wake.signal)
     signal.removeEventListener('abort', stop)
     this.#wake = () => {}
-  }
-
-  #untilNext(): number {
-    if (!this.#failuresInARow) return Math.max(this.#resync, this.#backOff())
-    return Math.min(this.#resync, FIRST_RETRY * 2 ** (this.#failuresInARow - 1))
-  }
-
-  #holdOff(): number {
-    // A check that stood waiting for the lock took long too; kicks must not make the next one later than the period.
-    const gap = Math.max(MIN_GAP, Math.min(10 * this.#lastTook, this.#resync), this.#backOff())
-    return Math.max(COALESCE, this.#lastEnd + gap - this.#clock.now())
-  }
-
-  #backOff(): number {
-    const excess = this.#repairsInARow - PATIENCE
-    return excess < 0 ? 0 : Math.min(MAX_GAP, MIN_GAP * 2 ** (excess + 1))
   }
 }
