@@ -12,8 +12,8 @@ const root = dirname(import.meta.dirname)
 const dist = join(root, 'dist')
 
 /**
- * node-fetch brings Blob and FormData bodies and `node:https` along. We send no forms, and most clusters that talk
- * plain HTTP need no TLS; leaving both out until they are asked for saves 40 ms of every start and 12 MB.
+ * node-fetch brings Blob and FormData bodies, TLS and decompression along. We send no forms, and many clusters
+ * need neither of the others; leaving them out until they are asked for saves 40 ms of every start and 12 MB.
  */
 const lean: Plugin = {
   name: 'lean',
@@ -25,8 +25,9 @@ const lean: Plugin = {
         'export const fileFrom = undefined, fileFromSync = undefined, blobFrom = undefined, blobFromSync = undefined',
       'formdata-polyfill/esm.min.js': 'export class FormData {}; export const formDataToBlob = undefined',
       'node:https': 'export default { get request() { return require("https").request } }',
+      'node:zlib': 'export default new Proxy({}, { get: (_, name) => require("zlib")[name] })',
     }
-    onResolve({ filter: /^(fetch-blob|formdata-polyfill|node:https)/ }, ({ path, importer }) =>
+    onResolve({ filter: /^(fetch-blob|formdata-polyfill|node:https|node:zlib)/ }, ({ path, importer }) =>
       importer.includes('node-fetch') && path in stubs ? { path, namespace: 'lean' } : undefined,
     )
     onLoad({ filter: /.*/, namespace: 'lean' }, ({ path }) => ({ contents: stubs[path] ?? '', loader: 'js' }))
