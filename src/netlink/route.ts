@@ -210,10 +210,20 @@ export function decodeRoute(payload: Uint8Array): Route | undefined {
     }
   }
   if (attributes.failed) return undefined
-  const onlink = (flags & RTNH_F_ONLINK) !== 0
-  const cloned = (flags & RTM_F_CLONED) !== 0
   return {
-    ...{ destination: { address, length }, table, protocol, scope, type, tos, metric, gateway, nexthopId },
-    ...{ oif, source, onlink, multipath, cloned },
+    destination: { address, length },
+    table,
+    protocol,
+    scope,
+    type,
+    tos,
+    metric,
+    gateway,
+    nexthopId,
+    oif,
+    source,
+    onlink: (flags & RTNH_F_ONLINK) !== 0,
+    multipath,
+    cloned: (flags & RTM_F_CLONED) !== 0,
   }
 }

