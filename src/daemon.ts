@@ -1,5 +1,6 @@
+import { DeviceError } from './backend/reconciler.ts'
 import { parseVxlanConfig, type VxlanConfig, VxlanConfigError } from './backend/vxlan/config.ts'
-import { DeviceError, findDevice } from './backend/vxlan/device.ts'
+import { findDevice } from './backend/vxlan/device.ts'
 import { VxlanNetwork } from './backend/vxlan/network.ts'
 import { vtepMac } from './backend/vxlan/vtep.ts'
 import type { Clock } from './clock.ts'

@@ -3,6 +3,7 @@ import { type Address, addAddress, deleteAddress, dumpAddresses } from '../../ne
 import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
 import { changeLink, createVxlan, deleteLink, dumpLinks, getLink, type Link } from '../../netlink/link.ts'
+import { DeviceError } from '../reconciler.ts'
 
 /** The kernel's own port for VXLAN on Linux, which flannel uses when the config names none. */
 export const DEFAULT_PORT = 8472
@@ -21,14 +22,6 @@ export interface DeviceSpec {
   readonly mac: MacAddress
   /** The subnet's first address, which the device holds as /32. */
   readonly address: Ipv4
-}
-
-/** The device cannot be had as wanted, and only the operator can decide what gives way. */
-export class DeviceError extends Error {
-  constructor(message: string) {
-    super(message)
-    this.name = 'DeviceError'
-  }
 }
 
 function findLink(rtnl: Rtnl, by: { readonly name: string } | { readonly index: number }): Link | undefined {

@@ -1,8 +1,9 @@
 import { formatIpv4, formatSubnet, type MacAddress, type Subnet, subnetKey } from '../../ip.ts'
 import type { Lease } from '../../subnet/lease.ts'
+import { UnusableLease } from '../reconciler.ts'
 import { desiredEntries, type Links, nexthopIdOf, type PeerEntries, type RouteKind } from './desired.ts'
 import { fdbKey, neighbourKey, routeKey, type Tables } from './tables.ts'
-import { type Vtep, VtepError, vtepOf } from './vtep.ts'
+import { type Vtep, vtepOf } from './vtep.ts'
 
 /**
  * Plain routes up to here, nexthop objects beyond. All flannel routes share one hash bucket in the kernel's
@@ -60,17 +61,16 @@ export class Peers {
     this.#expected = count
   }
 
-  /** A new or changed lease. Throws VtepError when it is none of ours; what stood for the subnet is then withdrawn. */
+  /** A new or changed lease. Throws UnusableLease when it is none of ours; what stood for the subnet is then withdrawn. */
   put(lease: Lease): void {
     const key = subnetKey(lease.subnet)
     let vtep: Vtep
     try {
       vtep = vtepOf(lease)
       if (vtep.mac === this.#options.ownMac()) {
-        throw new VtepError(
+        throw new UnusableLease(
           `ignoring lease ${formatSubnet(vtep.subnet)} of ${formatIpv4(vtep.underlay)}: its VtepMAC ${vtep.mac} is our own; ` +
             'two machines with one MAC (a cloned image?) cannot share a VXLAN: delete flannel.<VNI> and the lease on one',
-          false,
         )
       }
     } catch (error) {

@@ -2,26 +2,17 @@ import type { Subnet } from '../../ip.ts'
 import { deleteFdbEntry, replaceFdbEntry } from '../../netlink/fdb.ts'
 import { deleteNeighbour, replaceNeighbour } from '../../netlink/neighbour.ts'
 import { deleteNexthop, replaceNexthop } from '../../netlink/nexthop.ts'
-import type { NetlinkRequest } from '../../netlink/request.ts'
 import { deleteRoute, replaceRoute } from '../../netlink/route.ts'
-import type { DeltaTracker } from '../delta.ts'
+import { deletions, type May, type Operation, writes } from '../operations.ts'
 import type { PeerEntries } from './desired.ts'
-import { fdbKey, neighbourKey, routeKey, type TableKey, type TableName, type Tables } from './tables.ts'
-
-/** One request, and what to believe when the kernel acknowledged it. */
-export interface Operation extends TableKey {
-  readonly action: 'write' | 'delete'
-  readonly request: NetlinkRequest
-  acknowledged(): void
-}
+import { fdbKey, neighbourKey, routeKey, type Tables } from './tables.ts'
 
 export interface PlanContext {
   readonly tables: Tables
   readonly deviceName: string
   /** The wanted entries of the peer that has this destination. */
   readonly peer: (destination: Subnet) => PeerEntries | undefined
-  /** False while a key waits for its back-off to run out. */
-  readonly may: (key: TableKey) => boolean
+  readonly may: May
 }
 
 /**
@@ -81,36 +72,4 @@ function standsFor(tables: Tables, { neighbour, fdb, nexthop }: PeerEntries): bo
     (fdb === undefined || tables.fdb.settled(fdbKey(fdb))) &&
     (nexthop === undefined || tables.nexthops.settled(nexthop.id))
   )
-}
-
-function* writes<K extends number | string, E, W extends E>(
-  table: TableName,
-  tracker: DeltaTracker<K, E, W>,
-  request: (entry: W) => NetlinkRequest,
-  may: (key: TableKey) => boolean,
-  when: (entry: W) => boolean = () => true,
-): Generator<Operation> {
-  for (const [key, entry] of tracker.missing()) {
-    if (!when(entry) || !may({ table, key })) continue
-    yield {
-      table,
-      key,
-      action: 'write',
-      request: request(entry),
-      acknowledged: () => tracker.hold(key, entry),
-    }
-  }
-}
-
-function* deletions<K extends number | string, E, W extends E>(
-  table: TableName,
-  tracker: DeltaTracker<K, E, W>,
-  request: (entry: E) => NetlinkRequest,
-  may: (key: TableKey) => boolean,
-  when: (entry: E) => boolean = () => true,
-): Generator<Operation> {
-  for (const [key, entry] of tracker.extra()) {
-    if (!when(entry) || !may({ table, key })) continue
-    yield { table, key, action: 'delete', request: request(entry), acknowledged: () => tracker.lose(key) }
-  }
 }

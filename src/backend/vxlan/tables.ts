@@ -14,15 +14,8 @@ import { dumpNeighbours, type Neighbour } from '../../netlink/neighbour.ts'
 import { dumpNexthops, type Nexthop } from '../../netlink/nexthop.ts'
 import { dumpRoutes, type Route } from '../../netlink/route.ts'
 import { DeltaTracker } from '../delta.ts'
+import type { TableKey, TableName } from '../operations.ts'
 import { isOurNexthopId, type Links, type WantedFdbEntry, type WantedNeighbour } from './desired.ts'
-
-export type TableName = 'neighbour' | 'fdb' | 'nexthop' | 'route'
-
-/** A key of one table, for logs, back-off and counters that span all four. */
-export interface TableKey {
-  readonly table: TableName
-  readonly key: number | string
-}
 
 export interface TablesOptions {
   readonly network: Subnet

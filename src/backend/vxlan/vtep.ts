@@ -1,5 +1,6 @@
 import { formatSubnet, type Ipv4, type MacAddress, type Subnet } from '../../ip.ts'
 import type { Lease } from '../../subnet/lease.ts'
+import { UnusableLease } from '../reconciler.ts'
 
 /** A remote tunnel end, as a peer's lease describes it. */
 export interface Vtep {
@@ -11,30 +12,18 @@ export interface Vtep {
   readonly underlay: Ipv4
 }
 
-/** A lease this backend can't use. `foreignType` marks a peer of another backend, which is no fault. */
-export class VtepError extends Error {
-  readonly foreignType: boolean
-
-  constructor(message: string, foreignType: boolean) {
-    super(message)
-    this.name = 'VtepError'
-    this.foreignType = foreignType
-  }
-}
-
-/** Reads the VTEP out of a lease; throws VtepError with the reason when there is none. */
+/** Reads the VTEP out of a lease; throws UnusableLease with the reason when there is none. */
 export function vtepOf(lease: Lease): Vtep {
   const { backendType, backendData, publicIP } = lease.attributes
   const subnet = formatSubnet(lease.subnet)
   if (backendType !== 'vxlan') {
-    throw new VtepError(`ignoring non-vxlan subnet(${subnet}): type=${backendType}`, true)
+    throw new UnusableLease(`ignoring non-vxlan subnet(${subnet}): type=${backendType}`)
   }
   const mac = vtepMac(backendData)
   if (mac === undefined) {
     const text = JSON.stringify(backendData)?.slice(0, 80) ?? 'nothing'
-    throw new VtepError(
+    throw new UnusableLease(
       `error decoding subnet lease JSON: ${subnet} has no usable VtepMAC in BackendData ${text}`,
-      false,
     )
   }
   return { subnet: lease.subnet, mac, underlay: publicIP }

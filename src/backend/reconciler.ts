@@ -1,0 +1,433 @@
+import { readFileSync } from 'node:fs'
+import type { Clock } from '../clock.ts'
+import { type Subnet, subnetKey } from '../ip.ts'
+import type { Logger } from '../log.ts'
+import type { Rtnl } from '../netlink/conn.ts'
+import { NetlinkError } from '../netlink/errors.ts'
+import type { Notification } from '../netlink/monitor.ts'
+import type { Lease } from '../subnet/lease.ts'
+import { Backoff } from './backoff.ts'
+import type { May, Operation, TableKey, TableName } from './operations.ts'
+
+/**
+ * The loop that keeps the kernel at what the leases say, whatever the backend.
+ *
+ * Handlers remember: leases, notifications and changes of the underlay only change memory and mark what is in doubt.
+ * `apply` alone writes, and it is synchronous, so that one runs at a time. What is in doubt is read whole before
+ * anything is written: the device after a link event, the tables at start, after lost notifications, after a
+ * device change (the kernel drops entries with it without a word), and on a timer.
+ */
+export interface ReconcilerOptions {
+  readonly rtnl: Rtnl
+  /** Handles all notifications that are queued now; they arrive through `observe`. */
+  readonly drain: () => void
+  readonly log: Logger
+  readonly clock: Clock
+  /** Milliseconds between full compares. */
+  readonly resyncPeriod: number
+}
+
+/** What a backend makes of leases and of the kernel; it remembers and plans, and never writes an entry itself. */
+export interface Model {
+  /** The device, or what else stands for the network in a log line. */
+  readonly name: string
+  /**
+   * Brings the device to what it has to be, if there is one. `moved` tells that entries have to be wanted anew, on
+   * another interface. Throws DeviceError or NetlinkError.
+   */
+  ensureDevice(): DeviceOutcome
+  /** Reads the tables whole; returns the keys that were not as believed. Throws NetlinkError. */
+  load(): TableKey[]
+  /** Takes in what somebody else did to an entry; returns the keys that changed. */
+  observe(notification: Notification): TableKey[]
+  /** What a change of a link or an address puts in doubt. */
+  doubt(notification: LinkNotification): Doubt
+  /** Throws UnusableLease when this backend can make nothing of it; what stood for the subnet is then withdrawn. */
+  put(lease: Lease): void
+  remove(subnet: Subnet): void
+  /** A complete list of this many leases comes next. */
+  expect(count: number): void
+  subnets(): Iterable<Subnet>
+  /** The steps from held to wanted, one batch each, every step made from what was acknowledged of the one before. */
+  plan(may: May): Iterable<readonly Operation[]>
+  counts(): Readonly<Partial<Record<TableName, { readonly wanted: number; readonly held: number }>>>
+}
+
+export interface DeviceOutcome {
+  readonly moved: boolean
+  /** What was wrong with the device that had to be made anew. */
+  readonly recreated: string | undefined
+  readonly changes: readonly string[]
+}
+
+/** `entries` includes the device: the kernel drops entries with it. */
+export type Doubt = 'nothing' | 'device' | 'entries'
+
+export type LinkNotification = Extract<Notification, { kind: 'link' | 'address' }>
+
+/** The device cannot be had as wanted, and only the operator can decide what gives way. */
+export class DeviceError extends Error {
+  override readonly name = 'DeviceError'
+}
+
+/** A lease that a backend can make nothing of; one line for the log. */
+export class UnusableLease extends Error {
+  override readonly name = 'UnusableLease'
+}
+
+export interface TableStatus {
+  readonly wanted: number
+  readonly held: number
+  readonly failed: number
+}
+
+export interface ReconcilerStatus {
+  readonly peers: number
+  readonly skipped: number
+  readonly tables: Readonly<Partial<Record<TableName, TableStatus>>>
+  readonly repairs: Readonly<Record<TableName | 'device', number>>
+}
+
+/** Repairs of one key that are made at once; from then on somebody is fighting us, and we slow down. */
+const FREE_REPAIRS = 20
+/** Such applies before their refusals count as failures: one or two are a race with whoever changed the device. */
+const PATIENT_APPLIES = 3
+/** Milliseconds in which notifications are gathered before they are answered. */
+const GATHER = 2
+/** A device or a table that can't be had is tried again after this many milliseconds at first. */
+const RETRY = 1000
+
+export class Reconciler {
+  readonly #model: Model
+  readonly #options: ReconcilerOptions
+  readonly #failures = new Backoff<string>(0)
+  readonly #fights = new Backoff<string>(FREE_REPAIRS)
+  readonly #failed = new Map<string, NetlinkError>()
+  /** Keys that are not as we left them, and who changed them: a netlink port id, 0 when unknown. */
+  readonly #disturbed = new Map<string, number>()
+  readonly #skipped = new Map<number, string>()
+  readonly #repairs: Record<TableName | 'device', number> = {
+    neighbour: 0,
+    fdb: 0,
+    nexthop: 0,
+    route: 0,
+    device: 0,
+  }
+  #started = false
+  #deviceInDoubt = true
+  #tablesInDoubt = true
+  #snapshotSeen = false
+  #lastLoad = 0
+  /** What is missing went with the device, by the kernel's own doing: no fight, and worth one line together. */
+  #lostWithDevice = false
+  /** Applies in a row in which the device was found gone or down only when it was written to. */
+  #deviceRefusals = 0
+  #troubles = 0
+  #retryAt = Number.POSITIVE_INFINITY
+  #wake: (() => void) | undefined
+  #woken = false
+
+  constructor(model: Model, options: ReconcilerOptions) {
+    this.#model = model
+    this.#options = options
+  }
+
+  /** Makes or adopts the device. Throws DeviceError or NetlinkError: at start the operator must know at once. */
+  start(): void {
+    this.#ensureDevice()
+  }
+
+  /** A complete list of the remote leases. The first one also removes what peers of an earlier run left behind. */
+  replaceLeases(leases: Iterable<Lease>): void {
+    const all = [...leases]
+    const current = new Set(all.map((lease) => subnetKey(lease.subnet)))
+    this.#loadIfInDoubt()
+    this.#model.expect(all.length)
+    for (const subnet of [...this.#model.subnets()]) {
+      if (!current.has(subnetKey(subnet))) this.removeLease(subnet)
+    }
+    for (const lease of all) this.putLease(lease)
+    this.#snapshotSeen = true
+  }
+
+  putLease(lease: Lease): void {
+    const key = subnetKey(lease.subnet)
+    try {
+      this.#model.put(lease)
+      this.#skipped.delete(key)
+    } catch (error) {
+      if (!(error instanceof UnusableLease)) throw error
+      if (this.#skipped.get(key) !== error.message) this.#options.log.warn(error.message)
+      this.#skipped.set(key, error.message)
+    }
+  }
+
+  removeLease(subnet: Subnet): void {
+    this.#skipped.delete(subnetKey(subnet))
+    this.#model.remove(subnet)
+  }
+
+  /** What others did to the kernel. Our own echoes are known by their port id. */
+  observe(notifications: readonly Notification[]): void {
+    let news = false
+    for (const notification of notifications) {
+      if (notification.portId === this.#options.rtnl.portId) continue
+      if (notification.kind === 'link' || notification.kind === 'address') {
+        const doubt = this.#model.doubt(notification)
+        if (doubt === 'nothing') continue
+        this.#deviceInDoubt = true
+        if (doubt === 'entries') this.#tablesInDoubt = true
+        this.#disturbed.set('device', notification.portId)
+        news = true
+      } else if (!this.#tablesInDoubt) {
+        for (const key of this.#model.observe(notification)) {
+          this.#disturbed.set(idOf(key), notification.portId)
+          news = true
+        }
+      }
+    }
+    if (news) this.wake()
+  }
+
+  /** Notifications were lost, so nothing is known for sure. */
+  observeOverrun(): void {
+    this.#deviceInDoubt = true
+    this.#tablesInDoubt = true
+    this.wake()
+  }
+
+  /** What the device has to be has changed: take it in with the next apply. */
+  deviceChanged(): void {
+    this.#deviceInDoubt = true
+    this.wake()
+  }
+
+  /** Brings the kernel to what is wanted, as far as it lets us. Never throws: what fails is tried again. */
+  apply(): void {
+    const { clock, log } = this.#options
+    this.#retryAt = Number.POSITIVE_INFINITY
+    try {
+      this.#options.drain()
+      this.#ensureDevice()
+      this.#loadIfInDoubt()
+    } catch (error) {
+      if (!(error instanceof NetlinkError || error instanceof DeviceError)) throw error
+      if (this.#troubles++ === 0) log.error(`${error.message}; trying again until it works`)
+      this.#retryAt = clock.now() + Math.min(60_000, RETRY * 2 ** Math.min(this.#troubles - 1, 6))
+      return
+    }
+    if (this.#troubles > 0) {
+      log.info(`${this.#model.name} is as it should be again`, { failures: this.#troubles })
+      this.#troubles = 0
+    }
+    if (this.#snapshotSeen) this.#execute()
+  }
+
+  /** Applies whenever something changed, and compares all on a timer, until `signal` is aborted. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, resyncPeriod } = this.#options
+    while (!signal.aborted) {
+      const due = Math.min(this.#lastLoad + resyncPeriod, this.#retryAt)
+      await this.#sleep(Math.max(0, due - clock.now()), signal)
+      if (signal.aborted) return
+      if (clock.now() >= this.#lastLoad + resyncPeriod) this.observeOverrun()
+      this.apply()
+    }
+  }
+
+  /** Makes `run` apply soon. */
+  wake(): void {
+    this.#woken = true
+    this.#wake?.()
+  }
+
+  get status(): ReconcilerStatus {
+    const failures = [...this.#failed.keys()]
+    const tables: Partial<Record<TableName, TableStatus>> = {}
+    for (const [name, { wanted, held }] of Object.entries(this.#model.counts())) {
+      const failed = failures.filter((id) => id.startsWith(`${name} `)).length
+      // The names are those of `counts`, which Object.entries widens to text.
+      tables[name as TableName] = { wanted, held, failed }
+    }
+    return {
+      peers: count(this.#model.subnets()),
+      skipped: this.#skipped.size,
+      tables,
+      repairs: this.#repairs,
+    }
+  }
+
+  #ensureDevice(): void {
+    if (!this.#deviceInDoubt) return
+    const { log, clock, drain } = this.#options
+    const { name } = this.#model
+    const wait = this.#started ? this.#fights.wait('device', clock.now()) : 0
+    if (wait > 0) {
+      this.#retryAt = Math.min(this.#retryAt, clock.now() + wait)
+      return
+    }
+    const { moved, recreated, changes } = this.#model.ensureDevice()
+    if (recreated !== undefined) {
+      log.warn(`"${name}" already exists with incompatable configuration: ${recreated}; recreating device`)
+    }
+    for (const change of changes) {
+      if (this.#started) log.warn(`${name}: ${change}`, this.#who('device'))
+      else log.info(`${name}: ${change}`)
+    }
+    if (this.#started && changes.length > 0) {
+      this.#repairs.device++
+      this.#slowDown('device')
+    }
+    if (moved || changes.length > 0) {
+      this.#tablesInDoubt = true
+      this.#lostWithDevice = this.#started
+    }
+    this.#disturbed.delete('device')
+    // What our own changes made the kernel say is read here, before the device counts as certain.
+    drain()
+    this.#deviceInDoubt = false
+    this.#started = true
+  }
+
+  #loadIfInDoubt(): void {
+    if (!this.#tablesInDoubt) return
+    const surprising = this.#model.load()
+    this.#tablesInDoubt = false
+    this.#lastLoad = this.#options.clock.now()
+    if (this.#snapshotSeen && !this.#lostWithDevice) {
+      for (const key of surprising) this.#disturbed.set(idOf(key), 0)
+    }
+  }
+
+  #execute(): void {
+    const { rtnl, clock, log } = this.#options
+    const now = clock.now()
+    const repaired: Operation[] = []
+    const refused: NetlinkError[] = []
+    let done = 0
+    for (const step of this.#model.plan((key) => this.#mayTry(idOf(key), now))) {
+      if (step.length === 0) continue
+      const errors = rtnl.batch(step.map((operation) => operation.request))
+      for (const [i, operation] of step.entries()) {
+        const error = errors[i]
+        if (error === undefined || (operation.action === 'delete' && isGone(error))) {
+          done++
+          if (this.#succeeded(operation)) repaired.push(operation)
+        } else if (this.#refused(operation, error, now)) {
+          refused.push(error)
+        }
+      }
+    }
+    this.#deviceRefusals = this.#deviceInDoubt ? this.#deviceRefusals + 1 : 0
+    const [first] = repaired
+    if (first !== undefined) {
+      const what = some(repaired.map((operation) => operation.request.operation()))
+      log.warn(`repaired what was changed behind our back: ${what}`, this.#who(idOf(first)))
+    }
+    for (const id of this.#disturbed.keys()) {
+      if (this.#fights.wait(id, now) === 0) this.#disturbed.delete(id)
+    }
+    if (this.#lostWithDevice && done > 0) {
+      log.info(`restored ${done} entries that went with ${this.#model.name}`)
+    }
+    this.#lostWithDevice = false
+    if (refused.length > 0) log.error(`${some(refused.map((error) => error.message))}; trying again`)
+  }
+
+  /** Returns whether it mended what somebody else had changed. */
+  #succeeded(operation: Operation): boolean {
+    const id = idOf(operation)
+    operation.acknowledged()
+    if (this.#failed.delete(id)) {
+      this.#failures.clear(id)
+      this.#options.log.info(`${operation.request.operation()}: works again`)
+    }
+    const repair = this.#disturbed.has(id)
+    if (repair) this.#slowDown(id)
+    if (repair || this.#lostWithDevice) this.#repairs[operation.table]++
+    return repair
+  }
+
+  /** Returns whether it is news that this is refused. */
+  #refused(operation: Operation, error: NetlinkError, now: number): boolean {
+    if (error.code === 'ENODEV' || error.code === 'ENETDOWN') {
+      // The device went away under us: look at it before the next try, which need not wait the first time.
+      this.#deviceInDoubt = true
+      this.#tablesInDoubt = true
+      if (this.#deviceRefusals < PATIENT_APPLIES) {
+        this.#retryAt = now
+        return false
+      }
+    }
+    const id = idOf(operation)
+    const news = !this.#failed.has(id)
+    this.#failed.set(id, error)
+    this.#failures.note(id, now)
+    this.#retryAt = Math.min(this.#retryAt, now + Math.max(1, this.#failures.wait(id, now)))
+    return news
+  }
+
+  #mayTry(id: string, now: number): boolean {
+    const fight = this.#disturbed.has(id) ? this.#fights.wait(id, now) : 0
+    const wait = Math.max(this.#failures.wait(id, now), fight)
+    if (wait > 0) this.#retryAt = Math.min(this.#retryAt, now + wait)
+    return wait <= 0
+  }
+
+  #slowDown(id: string): void {
+    const { clock, log } = this.#options
+    const tries = this.#fights.note(id, clock.now())
+    if (tries === FREE_REPAIRS + 1) {
+      log.warn(
+        `somebody keeps changing ${id} on ${this.#model.name}; repairing it more slowly from now on`,
+        this.#who(id),
+      )
+    }
+  }
+
+  /** Who did it, as far as a netlink port id tells: most programs use their pid. */
+  #who(id: string): { readonly by?: string } {
+    const portId = this.#disturbed.get(id)
+    if (portId === undefined || portId === 0) return {}
+    try {
+      return { by: `${readFileSync(`/proc/${portId}/comm`, 'utf8').trim()} (pid ${portId})` }
+    } catch {
+      return { by: `pid ${portId}, gone by now` }
+    }
+  }
+
+  /** Until `ms` are over, the signal fires, or somebody wakes us; then a moment more, to gather what comes together. */
+  async #sleep(ms: number, signal: AbortSignal): Promise<void> {
+    if (!this.#woken) {
+      const timer = new AbortController()
+      const stop = (): void => timer.abort()
+      this.#wake = stop
+      signal.addEventListener('abort', stop, { once: true })
+      await this.#options.clock.sleep(Math.min(ms, 2 ** 31 - 1), timer.signal)
+      signal.removeEventListener('abort', stop)
+      this.#wake = undefined
+    }
+    if (this.#woken) await this.#options.clock.sleep(GATHER, signal)
+    this.#woken = false
+  }
+}
+
+/** The first few of many, for one line. */
+function some(texts: readonly string[]): string {
+  return texts.slice(0, 3).join('; ') + (texts.length > 3 ? `; and ${texts.length - 3} more` : '')
+}
+
+function count(things: Iterable<unknown>): number {
+  let n = 0
+  for (const _ of things) n++
+  return n
+}
+
+function idOf({ table, key }: TableKey): string {
+  return `${table} ${key}`
+}
+
+/** Deleting what is already gone is success. A device that is gone took its entries with it. */
+function isGone({ code }: NetlinkError): boolean {
+  return code === 'ENOENT' || code === 'ESRCH' || code === 'ENODEV' || code === 'EADDRNOTAVAIL'
+}
