@@ -12,6 +12,7 @@
 #define _GNU_SOURCE
 #define NAPI_VERSION 8
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/netlink.h>
 #include <node_api.h>
 #include <stdbool.h>
@@ -33,6 +34,7 @@
 #endif
 
 #define MAX_ARGS 4
+#define MAX_INSTRUCTIONS 64
 
 typedef struct {
   napi_env env;
@@ -171,6 +173,22 @@ static napi_value set_option(napi_env env, napi_callback_info info) {
   return result(env, setsockopt(s->fd, level, option, &value, sizeof value) == 0 ? 0 : -errno);
 }
 
+/* attachFilter(handle, program): 0 or -errno; the program is an array of struct sock_filter */
+static napi_value attach_filter(napi_env env, napi_callback_info info) {
+  napi_value args[MAX_ARGS];
+  Socket *s;
+  void *data;
+  size_t size;
+  if (!arguments(env, info, 2, args) || !socket_argument(env, args[0], &s) ||
+      !bytes_argument(env, args[1], &data, &size))
+    return misuse(env);
+  struct sock_filter instructions[MAX_INSTRUCTIONS];
+  if (size > sizeof instructions || size % sizeof *instructions != 0) return result(env, -EINVAL);
+  memcpy(instructions, data, size); /* for its alignment */
+  struct sock_fprog program = {.len = (unsigned short)(size / sizeof *instructions), .filter = instructions};
+  return result(env, setsockopt(s->fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0 : -errno);
+}
+
 /* bind(handle): the port id that the kernel chose, or -errno */
 static napi_value bind_netlink(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
@@ -286,6 +304,7 @@ NAPI_MODULE_INIT() {
   const napi_property_descriptor functions[] = {
       {"open", NULL, open_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"setOption", NULL, set_option, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"attachFilter", NULL, attach_filter, NULL, NULL, NULL, napi_enumerable, NULL},
       {"bind", NULL, bind_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"send", NULL, send_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"receive", NULL, receive_netlink, NULL, NULL, NULL, napi_enumerable, NULL},

@@ -12,6 +12,7 @@ import { getSystemErrorName } from 'node:util'
 interface Addon {
   open(protocol: number): object | number
   setOption(handle: object, level: number, option: number, value: number): number
+  attachFilter(handle: object, program: Uint8Array): number
   bind(handle: object): number
   send(handle: object, bytes: Uint8Array, length: number): number
   receive(handle: object, buffer: Uint8Array): number
@@ -44,6 +45,15 @@ export class NativeSocket {
   /** setsockopt(2) of an int option. Returns 0 or a negative errno. */
   setOption(level: number, option: number, value: number): number {
     return this.#addon.setOption(this.#open(), int32(level), int32(option), int32(value))
+  }
+
+  /**
+   * Attaches a classic BPF program (linux/filter.h, `struct sock_filter` after `struct sock_filter`) that says
+   * which datagrams to receive. Returns 0 or a negative errno.
+   */
+  attachFilter(program: Uint8Array): number {
+    if (!(program instanceof Uint8Array)) throw new TypeError('attachFilter takes bytes')
+    return this.#addon.attachFilter(this.#open(), program)
   }
 
   /** Binds to a port id that the kernel chooses, and returns it, or a negative errno. */

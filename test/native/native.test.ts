@@ -76,6 +76,8 @@ describe.each([
     expect(socket.receive(new Uint8Array(16))).toBe(-EAGAIN)
     expect(socket.setOption(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, 99_999)).toBe(-EINVAL)
     expect(openNetlinkSocket(255, addon)).toBe(-EPROTONOSUPPORT)
+    // No program, a torn one, one that is too long, and one that does not end.
+    for (const length of [0, 7, 8 * 65, 8]) expect(socket.attachFilter(new Uint8Array(length))).toBe(-EINVAL)
   })
 
   it('closes twice, and refuses any other use afterwards', () => {
@@ -88,6 +90,7 @@ describe.each([
       () => socket.send(dumpLinks),
       () => socket.receive(new Uint8Array(16)),
       () => socket.setOption(SOL_SOCKET, 8, 1),
+      () => socket.attachFilter(new Uint8Array(8)),
       () => socket.watch(() => undefined),
     ]
     for (const use of uses) expect(use).toThrow('the netlink socket is closed')
@@ -102,10 +105,21 @@ describe.each([
     expect(addon.receive(handle, new Uint8Array(16))).toBe(-EBADF)
     expect(addon.bind(handle)).toBe(-EBADF)
     expect(addon.setOption(handle, SOL_SOCKET, 8, 1)).toBe(-EBADF)
+    expect(addon.attachFilter(handle, new Uint8Array(8))).toBe(-EBADF)
     expect(addon.watch(handle, () => undefined)).toBe(-EBADF)
     // A cast for every argument that the types forbid.
     const loose = addon as unknown as Record<string, (...values: unknown[]) => unknown>
-    for (const name of ['open', 'setOption', 'bind', 'send', 'receive', 'watch', 'close', 'notify']) {
+    for (const name of [
+      'open',
+      'setOption',
+      'attachFilter',
+      'bind',
+      'send',
+      'receive',
+      'watch',
+      'close',
+      'notify',
+    ]) {
       for (const values of [[], [{}], [{}, {}, {}, {}], [null, null, null, null]] satisfies unknown[][]) {
         expect(() => loose[name]?.(...values), `${name}(${values.length})`).toThrow('bad argument')
       }
@@ -232,6 +246,7 @@ describe('the checks in front of the addon', () => {
       () => openNetlinkSocket(1.5),
       () => openNetlinkSocket(2 ** 31),
       () => socket.setOption(1, bad, 1),
+      () => socket.attachFilter(bad),
       () => socket.send(bad),
       () => socket.send(new Uint8Array(4), 5),
       () => socket.send(new Uint8Array(4), -1),

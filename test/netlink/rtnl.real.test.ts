@@ -509,7 +509,7 @@ describe('thousands', () => {
   it('overrun a small queue of notifications, which is told after what was not lost', async () => {
     const seen: (Notification[] | 'overrun')[] = []
     const monitor = new Monitor(
-      openRtnetlinkMonitor([RTNLGRP_NEIGH], 1),
+      openRtnetlinkMonitor([RTNLGRP_NEIGH], { receiveBuffer: 1 }),
       (changes) => seen.push(changes),
       () => seen.push('overrun'),
     )
@@ -617,6 +617,26 @@ describe('a monitor', () => {
     expect(told()).toEqual([change('route', us, 'deleted')])
     rtnl.execute(deleteLink({ index, name: device }))
     expect(told()).toContainEqual(change('link', 0, 'deleted'))
+  })
+
+  it('keeps to itself what we changed when told to, and nothing else', () => {
+    const others: Notification[] = []
+    const deaf = new Monitor(
+      openRtnetlinkMonitor([RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE], { ignore: rtnl.portId }),
+      (changes) => others.push(...changes),
+      () => expect.unreachable('overrun'),
+    )
+    onTestFinished(() => deaf.close())
+    rtnl.execute(replaceRoute(route(1), device))
+    rtnl.execute(replaceNeighbour({ index, address: 0x64400100, mac: mac2 }, device))
+    rtnl.execute(replaceFdbEntry({ index, mac: mac2, destination: 0xc0000202 }, device))
+    run(`ip route add 100.64.2.0/24 via 100.64.2.0 dev ${device} onlink`)
+    run(`ip neigh replace 100.64.1.0 lladdr ${mac3} dev ${device} nud permanent`)
+    deaf.drain()
+    const ipv4 = others.filter(({ kind, value }) => kind !== 'neighbour' || typeof value.address === 'number')
+    // Of an FDB entry the kernel does not say who wrote it.
+    expect(ipv4.map(({ kind }) => kind)).toEqual(['fdb', 'route', 'neighbour'])
+    expect(ipv4.every(({ portId }) => portId !== rtnl.portId)).toBe(true)
   })
 
   it('tells what others changed, without being asked to drain', async () => {
