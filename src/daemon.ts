@@ -154,7 +154,14 @@ class Node {
     const { rtnl, registry, log, clock, options, config, vxlan, external, lease } = parts
     this.#parts = parts
     this.#external = external
-    this.#keeper = new LeaseKeeper({ registry, lease, marginMinutes: options.renewMarginMinutes, clock, log })
+    this.#keeper = new LeaseKeeper({
+      registry,
+      lease,
+      network: config.network,
+      marginMinutes: options.renewMarginMinutes,
+      clock,
+      log,
+    })
     this.#table = new LeaseTable({ rules: this.#rules(), subnetLen: config.subnetLen, log })
     this.#monitor = new Monitor(
       openRtnetlinkMonitor([

@@ -115,7 +115,9 @@ export function readSubnetFile(path: string): PreviousSubnetFile {
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : String(error)
     const problems =
-      code === 'ENOENT' ? [] : [`Couldn't fetch previous FLANNEL_SUBNET from subnet file at ${path}: ${code}`]
+      code === 'ENOENT' || code === 'ENOTDIR'
+        ? []
+        : [`Couldn't fetch previous FLANNEL_SUBNET from subnet file at ${path}: ${code}`]
     return { network: undefined, subnet: undefined, problems }
   }
   const variables = parseDotenv(text)

@@ -135,7 +135,7 @@ class Attempt {
       )
       await this.#ifUnchanged(this.#options.registry.deleteLease(subnet, modifiedIndex, this.#options.signal))
     }
-    const taken = claims(list, own)
+    const taken = claims(list, own, this.#options.config.network)
     const subnet = this.#previous(list, taken) ?? this.#pick(taken)
     return await this.#create(subnet)
   }
@@ -241,11 +241,15 @@ class Attempt {
   }
 }
 
-/** Every range somebody lays claim to, by a lease that can be read or not, except the leases just deleted. */
-function claims(list: LeaseList, deleted: readonly Lease[]): Subnet[] {
+/**
+ * Every range somebody lays claim to, by a lease that can be read or not, except the leases just deleted. Who claims
+ * the whole network, or more, claims nothing: one such key would keep every new node out.
+ */
+function claims(list: LeaseList, deleted: readonly Lease[], network: Subnet): Subnet[] {
   const gone = new Set(deleted)
-  return [
+  const claimed = [
     ...list.leases.filter((lease) => !gone.has(lease)).map(({ subnet }) => subnet),
     ...list.bad.flatMap(({ key }) => claimedSubnet(key)?.subnet ?? []),
   ]
+  return claimed.filter(({ length }) => length > network.length)
 }

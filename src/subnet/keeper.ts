@@ -24,6 +24,8 @@ import { sameAttributes } from './table.ts'
 export interface LeaseKeeperOptions {
   readonly registry: Registry
   readonly lease: Lease
+  /** All that may be leased: a lease of the whole of it, or more, is nobody's. */
+  readonly network: Subnet
   /** Minutes before expiry at which the lease is renewed, 1..1439. */
   readonly marginMinutes: number
   readonly clock: Clock
@@ -246,10 +248,12 @@ export class LeaseKeeper {
   }
 
   async #claimAgain(signal: AbortSignal): Promise<void> {
-    const { registry, log } = this.#options
+    const { registry, log, network } = this.#options
     const { subnet } = this.#lease
     const { leases } = await registry.listLeases(signal)
-    const rival = leases.find((other) => overlaps(other.subnet, subnet))
+    const rival = leases.find(
+      (other) => other.subnet.length > network.length && overlaps(other.subnet, subnet),
+    )
     if (rival !== undefined && !sameSubnet(rival.subnet, subnet)) {
       const { publicIP } = rival.attributes
       throw new LeaseLostError(subnet, `${formatIpv4(publicIP)} holds ${formatSubnet(rival.subnet)} now`)

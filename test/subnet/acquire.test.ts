@@ -131,6 +131,12 @@ describe('a new lease', () => {
 })
 
 describe('no subnet free', () => {
+  it('is not what a lease of the whole network, or of more, means', async () => {
+    for (const key of ['10.5.0.0-16', '10.0.0.0-8', '0.0.0.0-0']) put(key, FOREIGN)
+    const { lease } = await acquire()
+    expect(formatSubnet(lease.subnet)).toMatch(/^10\.5\.\d+\.0\/24$/)
+  })
+
   it('is said once, and a lease is taken as soon as there is one', async () => {
     const config = parseNetworkConfig('{"Network":"10.5.0.0/28","SubnetLen":30}')
     for (const last of [4, 8, 12]) put(`10.5.0.${last}-30`, FOREIGN)

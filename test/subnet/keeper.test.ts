@@ -17,6 +17,7 @@ import {
   until,
 } from './support.ts'
 
+const NETWORK = subnet('10.5.0.0/16')
 const SUBNET = subnet('10.5.33.0/24')
 const KEY = `${SUBNETS}/10.5.33.0-24`
 const OWN = attributes('192.168.77.1', 'aa:aa:aa:aa:aa:aa')
@@ -54,7 +55,7 @@ async function keep({
       stop.signal,
     )
   }
-  keeper = new LeaseKeeper({ registry, lease, marginMinutes, clock, log })
+  keeper = new LeaseKeeper({ registry, lease, network: NETWORK, marginMinutes, clock, log })
   results.length = 0
   const watching = (async () => {
     for await (const result of watchLeases({
@@ -186,6 +187,13 @@ describe('the own key gone', () => {
   it.each([
     ['deleted', () => void etcd.delete(KEY)],
     ['deleted with all others', () => void etcd.delete(SUBNETS)],
+    [
+      'deleted while somebody claims the whole network',
+      () => {
+        etcd.put(`${SUBNETS}/10.0.0.0-8`, RIVAL_VALUE)
+        etcd.delete(KEY)
+      },
+    ],
     ['expired', () => etcd.advance(86_401_000)],
   ])('%s: the same subnet is claimed again at once', async (_, remove) => {
     await keep()
@@ -249,7 +257,7 @@ describe('foreign writes', () => {
 
   it('found only at renewal: lost, not overwritten', async () => {
     const lease = await registry.createLease(SUBNET, OWN, stop.signal)
-    keeper = new LeaseKeeper({ registry, lease, marginMinutes: 60, clock, log })
+    keeper = new LeaseKeeper({ registry, lease, network: NETWORK, marginMinutes: 60, clock, log })
     running = keeper.run(stop.signal)
     running.catch(() => undefined)
     await settled()
