@@ -76,7 +76,9 @@ export function explainTransport(error: unknown): string {
 
 const EXPLAINED: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'connection refused: is etcd running and listening there?',
-  ECONNRESET: 'the connection was reset before the answer was complete',
+  ECONNRESET:
+    'the connection was reset before the answer was complete: if this goes on, check http:// or https:// in ' +
+    '-etcd-endpoints',
   EPIPE: 'the connection was closed before the request was sent',
   EHOSTUNREACH: 'no route to host: check the network between here and etcd',
   ENETUNREACH: 'network unreachable: check the network between here and etcd',
