@@ -1,0 +1,106 @@
+/** A machine whose kernel the suites work on: one in memory, and a real one in a network namespace of its own. */
+import { execFileSync } from 'node:child_process'
+import {
+  RTNLGRP_IPV4_IFADDR,
+  RTNLGRP_IPV4_ROUTE,
+  RTNLGRP_LINK,
+  RTNLGRP_NEIGH,
+  RTNLGRP_NEXTHOP,
+} from '../../src/netlink/constants.ts'
+import { type NetlinkSocket, openRtnetlink, openRtnetlinkMonitor } from '../../src/netlink/socket.ts'
+import { FakeKernel, type KernelState } from '../fakes/kernel.ts'
+import { ensureAddon, enterNewNamespace } from '../native/addons.ts'
+
+export interface Machine {
+  open(): NetlinkSocket
+  /** All that the daemon listens to. `room` is for bytes, on a real kernel only. */
+  monitor(room?: number): NetlinkSocket
+  state(): KernelState
+  /** Makes monitors lose what is queued: the fake by order, the real one by a flood that `flood` makes. */
+  overrun(flood: () => void): void
+  close(): void
+}
+
+export class FakeMachine implements Machine {
+  readonly kernel = new FakeKernel()
+
+  open(): NetlinkSocket {
+    return this.kernel.open()
+  }
+
+  monitor(): NetlinkSocket {
+    return this.kernel.monitor()
+  }
+
+  state(): KernelState {
+    return this.kernel.state()
+  }
+
+  overrun(): void {
+    this.kernel.overrun()
+  }
+
+  close(): void {}
+}
+
+/** Takes root. The calling thread is in the machine's namespace until it is closed. */
+export class RealMachine implements Machine {
+  readonly #leave: () => void
+  readonly #sockets: NetlinkSocket[] = []
+
+  constructor() {
+    ensureAddon()
+    this.#leave = enterNewNamespace()
+    // Its link-local addresses come and go on their own time, and nothing here is about them.
+    run('sysctl', '-qw', 'net.ipv6.conf.all.disable_ipv6=1', 'net.ipv6.conf.default.disable_ipv6=1')
+  }
+
+  open(): NetlinkSocket {
+    return this.#kept(openRtnetlink())
+  }
+
+  monitor(room?: number): NetlinkSocket {
+    const groups = [RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_NEXTHOP]
+    return this.#kept(openRtnetlinkMonitor(groups, room === undefined ? {} : { receiveBuffer: room }))
+  }
+
+  state(): KernelState {
+    const routes = run('ip', '-4', 'route', 'show', 'table', 'all').filter(
+      (r) => !r.includes(' table local '),
+    )
+    const other = (line: string) => line.includes(' table ')
+    return {
+      routes: [...routes.filter((line) => !other(line)), ...routes.filter(other)],
+      neighbours: run('ip', '-4', 'neigh', 'show', 'nud', 'all').sort(),
+      fdb: run('bridge', 'fdb', 'show')
+        .filter((line) => line.includes(' dst '))
+        .sort(),
+      nexthops: run('ip', 'nexthop', 'show'),
+      addresses: run('ip', '-4', '-o', 'addr', 'show')
+        .map((line) => /^\d+: (\S+)\s+inet (\S+)/.exec(line)?.slice(1).join(' ') ?? line)
+        .map((line) => (line.includes('/') ? line : `${line}/32`)),
+    }
+  }
+
+  overrun(flood: () => void): void {
+    flood()
+  }
+
+  close(): void {
+    for (const socket of this.#sockets) socket.close()
+    this.#leave()
+  }
+
+  #kept(socket: NetlinkSocket): NetlinkSocket {
+    this.#sockets.push(socket)
+    return socket
+  }
+}
+
+/** Output lines, without trailing space. */
+function run(program: string, ...args: string[]): string[] {
+  return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
+    .split('\n')
+    .map((line) => line.trimEnd())
+    .filter((line) => line !== '')
+}

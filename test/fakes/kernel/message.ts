@@ -1,0 +1,209 @@
+/** The kernel's side of the codec: entries as it writes them. Requests are read with what src/netlink reads answers with. */
+import type { Ipv4, MacAddress } from '../../../src/ip.ts'
+import {
+  AF_BRIDGE,
+  AF_INET,
+  AF_UNSPEC,
+  IFA_ADDRESS,
+  IFA_F_PERMANENT,
+  IFA_FLAGS,
+  IFA_LOCAL,
+  IFF_UP,
+  IFLA_ADDRESS,
+  IFLA_IFNAME,
+  IFLA_INFO_DATA,
+  IFLA_INFO_KIND,
+  IFLA_LINK,
+  IFLA_LINKINFO,
+  IFLA_MTU,
+  IFLA_TXQLEN,
+  IFLA_VXLAN_AGEING,
+  IFLA_VXLAN_GBP,
+  IFLA_VXLAN_ID,
+  IFLA_VXLAN_L2MISS,
+  IFLA_VXLAN_L3MISS,
+  IFLA_VXLAN_LEARNING,
+  IFLA_VXLAN_LINK,
+  IFLA_VXLAN_LOCAL,
+  IFLA_VXLAN_PORT,
+  IFLA_VXLAN_PROXY,
+  IFLA_VXLAN_RSC,
+  IFLA_VXLAN_TOS,
+  IFLA_VXLAN_TTL,
+  NDA_DST,
+  NDA_LLADDR,
+  NLM_F_ACK_TLVS,
+  NLM_F_CAPPED,
+  NLMSG_ERROR,
+  NLMSGERR_ATTR_MSG,
+  RTA_DST,
+  RTA_GATEWAY,
+  RTA_NH_ID,
+  RTA_OIF,
+  RTA_PREFSRC,
+  RTA_PRIORITY,
+  RTA_TABLE,
+  RTM_F_CLONED,
+  RTNH_F_ONLINK,
+} from '../../../src/netlink/constants.ts'
+import type { FdbEntry } from '../../../src/netlink/fdb.ts'
+import type { VxlanAttributes } from '../../../src/netlink/link.ts'
+import type { Neighbour } from '../../../src/netlink/neighbour.ts'
+import { type Nexthop, replaceNexthop } from '../../../src/netlink/nexthop.ts'
+import type { Route } from '../../../src/netlink/route.ts'
+import {
+  encodeMessage,
+  getU16,
+  getU32,
+  type NetlinkMessage,
+  NLMSG_HDRLEN,
+  PayloadWriter,
+  writeHeader,
+} from '../../../src/netlink/wire.ts'
+
+export interface FakeLink {
+  readonly index: number
+  readonly kind: 'vxlan' | 'veth' | 'bridge' | undefined
+  name: string
+  up: boolean
+  mtu: number
+  mac: MacAddress
+  txQueueLength: number
+  /** Index of a veth's other end. */
+  peer: number
+  vxlan: VxlanAttributes | undefined
+  /** IPv4 only. */
+  readonly addresses: { readonly address: Ipv4; readonly length: number }[]
+}
+
+/** The attributes of a request by type, without the flag bits; of two alike the last one counts, as in the kernel. */
+export function attributesOf(bytes: Uint8Array, start: number): Map<number, Uint8Array> {
+  const found = new Map<number, Uint8Array>()
+  for (let at = start; at + 4 <= bytes.length; ) {
+    const length = getU16(bytes, at)
+    if (length < 4 || at + length > bytes.length) break
+    found.set(getU16(bytes, at + 2) & 0x3fff, bytes.subarray(at + 4, at + length))
+    at += (length + 3) & ~3
+  }
+  return found
+}
+
+export function text(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString().replace(/\0.*$/s, '')
+}
+
+export function linkPayload(link: FakeLink): Uint8Array {
+  const writer = new PayloadWriter(256)
+    .u8(AF_UNSPEC)
+    .u8(0)
+    .u16(1)
+    .u32(link.index)
+    .u32(link.up ? IFF_UP : 0)
+    .u32(0)
+    .attributeString(IFLA_IFNAME, link.name)
+    .attributeU32(IFLA_TXQLEN, link.txQueueLength)
+    .attributeU32(IFLA_MTU, link.mtu)
+    .attributeMac(IFLA_ADDRESS, link.mac)
+  if (link.peer !== 0) writer.attributeU32(IFLA_LINK, link.peer)
+  const { kind, vxlan } = link
+  if (kind !== undefined) {
+    writer.nested(IFLA_LINKINFO, () => {
+      writer.attributeString(IFLA_INFO_KIND, kind)
+      if (vxlan !== undefined) writer.nested(IFLA_INFO_DATA, () => vxlanData(writer, vxlan))
+    })
+  }
+  return writer.finish()
+}
+
+function vxlanData(writer: PayloadWriter, vxlan: VxlanAttributes): void {
+  const bit = (on: boolean) => (on ? 1 : 0)
+  writer.attributeU32(IFLA_VXLAN_ID, vxlan.vni)
+  if (vxlan.parent !== 0) writer.attributeU32(IFLA_VXLAN_LINK, vxlan.parent)
+  if (vxlan.local !== undefined) writer.attributeIp(IFLA_VXLAN_LOCAL, vxlan.local)
+  writer
+    .attributeU8(IFLA_VXLAN_TTL, vxlan.ttl)
+    .attributeU8(IFLA_VXLAN_TOS, vxlan.tos)
+    .attributeU8(IFLA_VXLAN_LEARNING, bit(vxlan.learning))
+    .attributeU8(IFLA_VXLAN_PROXY, bit(vxlan.proxy))
+    .attributeU8(IFLA_VXLAN_RSC, bit(vxlan.rsc))
+    .attributeU8(IFLA_VXLAN_L2MISS, bit(vxlan.l2miss))
+    .attributeU8(IFLA_VXLAN_L3MISS, bit(vxlan.l3miss))
+    .attributeU32(IFLA_VXLAN_AGEING, vxlan.ageing)
+    .attributeU16be(IFLA_VXLAN_PORT, vxlan.port)
+  if (vxlan.gbp) writer.attributeFlag(IFLA_VXLAN_GBP)
+}
+
+export function addressPayload(index: number, address: Ipv4, length: number): Uint8Array {
+  return new PayloadWriter(32)
+    .u8(AF_INET)
+    .u8(length)
+    .u8(IFA_F_PERMANENT)
+    .u8(0)
+    .u32(index)
+    .attributeIp(IFA_ADDRESS, address)
+    .attributeIp(IFA_LOCAL, address)
+    .attributeU32(IFA_FLAGS, IFA_F_PERMANENT)
+    .finish()
+}
+
+/** A route through a nexthop object has the object's gateway and device in it, too; the caller puts them in. */
+export function routePayload(route: Route): Uint8Array {
+  const writer = new PayloadWriter(64)
+    .u8(AF_INET)
+    .u8(route.destination.length)
+    .u8(0)
+    .u8(route.tos)
+    .u8(route.table < 256 ? route.table : 252)
+    .u8(route.protocol)
+    .u8(route.scope)
+    .u8(route.type)
+    .u32((route.onlink ? RTNH_F_ONLINK : 0) | (route.cloned ? RTM_F_CLONED : 0))
+    .attributeU32(RTA_TABLE, route.table)
+  if (route.destination.length > 0) writer.attributeIp(RTA_DST, route.destination.address)
+  if (route.source !== undefined) writer.attributeIp(RTA_PREFSRC, route.source)
+  if (route.metric !== 0) writer.attributeU32(RTA_PRIORITY, route.metric)
+  if (route.nexthopId !== undefined) writer.attributeU32(RTA_NH_ID, route.nexthopId)
+  if (route.gateway !== undefined) writer.attributeIp(RTA_GATEWAY, route.gateway)
+  if (route.oif !== undefined) writer.attributeU32(RTA_OIF, route.oif)
+  return writer.finish()
+}
+
+export function neighbourPayload({ index, address, mac, state, flags }: Neighbour): Uint8Array {
+  const writer = neighbourHeader(AF_INET, index, state, flags).attributeIp(NDA_DST, address)
+  if (mac !== undefined) writer.attributeMac(NDA_LLADDR, mac)
+  return writer.finish()
+}
+
+export function fdbPayload({ index, mac, destination, state, flags }: FdbEntry): Uint8Array {
+  const writer = neighbourHeader(AF_BRIDGE, index, state, flags).attributeMac(NDA_LLADDR, mac)
+  if (destination !== undefined) writer.attributeIp(NDA_DST, destination)
+  return writer.finish()
+}
+
+function neighbourHeader(family: number, index: number, state: number, flags: number): PayloadWriter {
+  return new PayloadWriter(32).u8(family).u8(0).u16(0).u32(index).u16(state).u8(flags).u8(0)
+}
+
+export function nexthopPayload(nexthop: Nexthop): Uint8Array {
+  return replaceNexthop(nexthop, '').payload
+}
+
+/** NLMSG_ERROR in answer to `request`: capped, with the text in an attribute; errno 0 is an acknowledgement. */
+export function ackMessage(
+  request: NetlinkMessage,
+  portId: number,
+  errno: number,
+  message: string | undefined,
+): Uint8Array {
+  const { type, flags, sequence } = request
+  const echoed = new Uint8Array(NLMSG_HDRLEN)
+  writeHeader(echoed, 0, { type, flags, sequence, portId }, request.payload.length)
+  const writer = new PayloadWriter(64).u32(-errno >>> 0)
+  for (const octet of echoed) writer.u8(octet)
+  if (message !== undefined) writer.attributeString(NLMSGERR_ATTR_MSG, message)
+  const tlvs = message === undefined ? 0 : NLM_F_ACK_TLVS
+  const payload = writer.finish()
+  return encodeMessage({ type: NLMSG_ERROR, flags: NLM_F_CAPPED | tlvs, sequence, portId, payload })
+}
+
+export { getU16, getU32 }
