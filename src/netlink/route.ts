@@ -50,7 +50,8 @@ export interface Route {
   readonly cloned: boolean
 }
 
-// struct rtmsg { u8 rtm_family, rtm_dst_len, rtm_src_len, rtm_tos, rtm_table, rtm_protocol, rtm_scope, rtm_type; u32 rtm_flags; }
+// struct rtmsg { u8 rtm_family, rtm_dst_len, rtm_src_len, rtm_tos; u8 rtm_table, rtm_protocol, rtm_scope, rtm_type;
+//                u32 rtm_flags; }
 const RTMSG = 12
 
 /** What makes a route; `cloned` and `multipath` only come from the kernel. */
