@@ -154,7 +154,8 @@ class LeaseWatch {
         }
       }
     }
-    if (position.storeIndex - position.index > SNAPSHOT_BACKLOG) this.#position = undefined
+    const behind = position.storeIndex - position.index
+    if (behind > SNAPSHOT_BACKLOG && asked > this.#lastSnapshot + PAUSE_MS) this.#position = undefined
     return events.length === 0 ? undefined : { kind: 'events', events, index: position.index }
   }
 

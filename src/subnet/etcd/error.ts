@@ -68,6 +68,8 @@ export function explainTransport(error: unknown): string {
   if (code?.includes('ALERT') === true && /CERTIFICATE|UNKNOWN_CA/.test(code)) {
     return `the server refused our client certificate or wants one (${code}): check -etcd-certfile and -etcd-keyfile`
   }
+  if (code?.startsWith('HPE_') === true)
+    return `the answer is not HTTP (${code}): is this etcd's client port?`
   if (code?.includes('WRONG_VERSION_NUMBER') === true || code?.includes('PACKET_LENGTH_TOO_LONG') === true) {
     return `the server does not speak TLS (${code}): try http:// instead of https://`
   }
@@ -85,7 +87,6 @@ const EXPLAINED: Readonly<Record<string, string>> = {
   ETIMEDOUT: 'connection timed out: check firewalls between here and etcd',
   ENOTFOUND: 'the host name is unknown: check -etcd-endpoints and DNS',
   EAI_AGAIN: 'the name server does not answer: check DNS, or use an IP address in -etcd-endpoints',
-  ERR_STREAM_PREMATURE_CLOSE: 'the connection ended in the middle of the answer',
   CERT_HAS_EXPIRED: "the server's certificate has expired: renew it (or check this machine's clock)",
   CERT_NOT_YET_VALID: "the server's certificate is not valid yet: check this machine's clock",
   DEPTH_ZERO_SELF_SIGNED_CERT: 'the certificate is self-signed: name it or its CA with -etcd-cafile',
@@ -103,8 +104,6 @@ function codeOf(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined
 }
 
-/** node-fetch wraps the cause as `request to URL failed, reason: CAUSE`; the request is named by us already. */
 function causeText(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error)
-  return text.slice(text.lastIndexOf('reason: ') + 1).replace(/^eason: /, '') || 'the connection failed'
+  return (error instanceof Error ? error.message : String(error)) || 'the connection failed'
 }
