@@ -4,7 +4,7 @@
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/sbin:/sbin
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --net --mount \
-	sh -c 'mount -t tmpfs run /run && exec "$$@"' sh)
+	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
 .PHONY: build test demo bench lint check clean
