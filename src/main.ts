@@ -1,10 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { systemClock } from './clock.ts'
 import { FatalError, runDaemon } from './daemon.ts'
-import { HealthEndpointError } from './health.ts'
 import { openLog, StderrSink } from './log.ts'
-import { NativeError, notify } from './native.ts'
-import { NetlinkError } from './netlink/errors.ts'
+import { notify } from './native.ts'
 import { parseOptions } from './options.ts'
 import { Systemd } from './systemd.ts'
 
@@ -47,8 +45,7 @@ export async function run(): Promise<void> {
   } catch (error) {
     if (!stop.signal.aborted) {
       log.error(error instanceof Error ? error.message : String(error))
-      const expected = [FatalError, HealthEndpointError, NetlinkError, NativeError]
-      if (error instanceof Error && !expected.some((kind) => error instanceof kind))
+      if (error instanceof Error && !(error instanceof FatalError))
         log.error(`This is a bug in flanneld: ${error.stack}`)
       process.exit(1)
     }

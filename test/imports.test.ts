@@ -8,7 +8,11 @@ import { describe, expect, it } from 'vitest'
  */
 const TABLE: Readonly<Record<string, readonly string[]>> = {
   'main.ts': ['*'],
+  // The wiring, in four files: process, start, running node, choice of backend.
   'daemon.ts': ['*'],
+  'node.ts': ['*'],
+  'backends.ts': ['backend'],
+  'underlay.ts': ['backend/backend', 'iface', 'netlink', 'subnet/validate', 'ip', 'log'],
   'ip.ts': [],
   'clock.ts': [],
   'log.ts': [],

@@ -132,6 +132,10 @@ export class Reconciler {
     this.#options = options
   }
 
+  get name(): string {
+    return this.#model.name
+  }
+
   /** Makes or adopts the device. Throws DeviceError or NetlinkError: at start the operator must know at once. */
   start(): void {
     this.#ensureDevice()
@@ -300,11 +304,12 @@ export class Reconciler {
   }
 
   #execute(): void {
-    const { rtnl, clock, log } = this.#options
+    const { rtnl, clock, log, drain } = this.#options
     const now = clock.now()
     const repaired: Operation[] = []
     const refused: NetlinkError[] = []
     let done = 0
+    let deleted = false
     for (const step of this.#model.plan((key) => this.#mayTry(idOf(key), now))) {
       if (step.length === 0) continue
       const errors = rtnl.batch(step.map((operation) => operation.request))
@@ -312,12 +317,16 @@ export class Reconciler {
         const error = errors[i]
         if (error === undefined || (operation.action === 'delete' && isGone(error))) {
           done++
+          deleted ||= operation.action === 'delete'
           if (this.#succeeded(operation)) repaired.push(operation)
         } else if (this.#refused(operation, error, now)) {
           refused.push(error)
         }
       }
     }
+    // The kernel reports a deleted neighbour or FDB entry as if it had done it by itself. Read while nothing is wanted
+    // there, that is no news; after the peer came back it would look like somebody else's doing.
+    if (deleted) drain()
     this.#deviceRefusals = this.#deviceInDoubt ? this.#deviceRefusals + 1 : 0
     const [first] = repaired
     if (first !== undefined) {

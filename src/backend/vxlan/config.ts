@@ -1,3 +1,4 @@
+import { BackendError } from '../backend.ts'
 import { DEFAULT_PORT } from './device.ts'
 
 /** The `Backend` object of the network config, for Type vxlan. */
@@ -14,12 +15,7 @@ export interface VxlanConfig {
 
 const MAX_VNI = 9_999_999
 
-/** The options cannot be used; one line that names the field. */
-export class VxlanConfigError extends Error {
-  override readonly name = 'VxlanConfigError'
-}
-
-/** Reads the options, whose names Go matches without regard to case. Throws a VxlanConfigError. */
+/** Reads the options, whose names Go matches without regard to case. Throws a BackendError. */
 export function parseVxlanConfig(backend: Readonly<Record<string, unknown>>): VxlanConfig {
   const field = (name: string): unknown => {
     let found: unknown
@@ -46,8 +42,8 @@ export function parseVxlanConfig(backend: Readonly<Record<string, unknown>>): Vx
   }
 }
 
-function wrong(name: string, value: unknown, expected: string): VxlanConfigError {
-  return new VxlanConfigError(
-    `error decoding VXLAN backend config: ${name} must be ${expected}, not ${JSON.stringify(value)}`,
+function wrong(name: string, value: unknown, expected: string): BackendError {
+  return new BackendError(
+    `Error registering network: error decoding VXLAN backend config: ${name} must be ${expected}, not ${JSON.stringify(value)}`,
   )
 }

@@ -1,4 +1,4 @@
-import { formatIpv4, type Ipv4, type MacAddress, type Subnet } from '../../ip.ts'
+import { formatIpv4, type Ipv4, type Subnet } from '../../ip.ts'
 import type { Logger } from '../../log.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
@@ -6,6 +6,7 @@ import type { Notification } from '../../netlink/monitor.ts'
 import { dumpNexthops } from '../../netlink/nexthop.ts'
 import { getRoute } from '../../netlink/route.ts'
 import type { Lease } from '../../subnet/lease.ts'
+import type { Network, Underlay } from '../backend.ts'
 import type { May, Operation, TableKey } from '../operations.ts'
 import {
   type DeviceOutcome,
@@ -25,13 +26,18 @@ export interface VxlanNetworkOptions extends ReconcilerOptions {
   readonly network: Subnet
   readonly subnetLen: number
   readonly directRouting: boolean
-  readonly device: DeviceSpec
+  readonly underlay: Underlay
+  /** What does not depend on the underlay. */
+  readonly device: Omit<DeviceSpec, 'parent' | 'local' | 'mtu'>
   /** Called when the underlay may have changed: the parent interface went, came, or has another address or MTU. */
   readonly onUnderlayChange: () => void
 }
 
+/** Bytes that VXLAN over IPv4 adds to a packet: Ethernet 14, IPv4 20, UDP 8, VXLAN 8. */
+const OVERHEAD = 50
+
 /** One VXLAN network, kept by the reconciler: leases become VTEPs, VTEPs become entries of four tables. */
-export class VxlanNetwork extends Reconciler {
+export class VxlanNetwork extends Reconciler implements Network {
   readonly #model: VxlanModel
 
   constructor(options: VxlanNetworkOptions) {
@@ -40,16 +46,19 @@ export class VxlanNetwork extends Reconciler {
     this.#model = model
   }
 
-  /** The chosen interface, its MTU or its address changed. Takes effect with the next apply. */
-  setUnderlay(underlay: Pick<DeviceSpec, 'parent' | 'local' | 'mtu'>): void {
-    this.#model.device = { ...this.#model.device, ...underlay }
+  /** Takes effect with the next apply. */
+  setUnderlay(underlay: Underlay): void {
+    this.#model.device = { ...this.#model.device, ...onUnderlay(underlay) }
     this.deviceChanged()
   }
 
-  /** Ours, as peers know it. */
-  get mac(): MacAddress {
-    return this.#model.device.mac
+  get mtu(): number {
+    return this.#model.device.mtu
   }
+}
+
+function onUnderlay({ index, name, address, mtu }: Underlay): Pick<DeviceSpec, 'parent' | 'local' | 'mtu'> {
+  return { parent: { index, name }, local: address, mtu: mtu - OVERHEAD }
 }
 
 class VxlanModel implements Model {
@@ -64,13 +73,13 @@ class VxlanModel implements Model {
   #links: Links
 
   constructor(options: VxlanNetworkOptions) {
-    const { rtnl, log, network, subnetLen, directRouting, device } = options
-    this.device = device
+    const { rtnl, log, network, subnetLen, directRouting, underlay } = options
+    this.device = { ...options.device, ...onUnderlay(underlay) }
     this.#rtnl = rtnl
     this.#log = log
     this.#directRouting = directRouting
     this.#onUnderlayChange = options.onUnderlayChange
-    this.#links = { device: 0, parent: device.parent.index }
+    this.#links = { device: 0, parent: underlay.index }
     this.#nexthops = supportsNexthops(rtnl)
     this.#tables = new Tables({
       network,

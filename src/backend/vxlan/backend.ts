@@ -1,0 +1,48 @@
+import type { MacAddress } from '../../ip.ts'
+import type { Lease } from '../../subnet/lease.ts'
+import type { Backend, BackendContext } from '../backend.ts'
+import { parseVxlanConfig } from './config.ts'
+import { findDevice } from './device.ts'
+import { VxlanNetwork } from './network.ts'
+import { vtepMac } from './vtep.ts'
+
+/** Throws a BackendError for options that are no good, a DeviceError when the device's name is somebody else's. */
+export function openBackend(context: BackendContext): Backend {
+  const { rtnl, log, underlay } = context
+  const { vni, port, gbp, directRouting } = parseVxlanConfig(context.options)
+  log.info(`VXLAN config: VNI=${vni} Port=${port} GBP=${gbp} DirectRouting=${directRouting}`)
+  const name = `flannel.${vni}`
+  // What an earlier run left is kept, so that peers need learn nothing.
+  const deviceMac = findDevice(rtnl, name)?.mac
+  return {
+    attributes: (own) => ({
+      publicIP: underlay.publicIP,
+      backendType: 'vxlan',
+      backendData: { VtepMAC: deviceMac ?? leasedMac(own) ?? randomMac() },
+    }),
+    start: async (lease, hooks) => {
+      const network = new VxlanNetwork({
+        ...context,
+        ...hooks,
+        directRouting,
+        device: { name, vni, port, gbp, mac: leasedMac(lease) ?? randomMac(), address: lease.subnet.address },
+      })
+      network.start()
+      return network
+    },
+  }
+}
+
+function leasedMac(lease: Lease | undefined): MacAddress | undefined {
+  return lease?.attributes.backendType === 'vxlan' ? vtepMac(lease.attributes.backendData) : undefined
+}
+
+/**
+ * A locally administered unicast MAC. Chosen here and not by the kernel, so that udev takes it for deliberate. It is
+ * no secret, and loading node:crypto takes 7 ms of a start.
+ */
+function randomMac(): MacAddress {
+  const octets = Array.from({ length: 6 }, () => Math.floor(Math.random() * 256))
+  octets[0] = ((octets[0] ?? 0) & 0xfe) | 0x02
+  return octets.map((octet) => octet.toString(16).padStart(2, '0')).join(':')
+}

@@ -1,0 +1,201 @@
+import type { Network } from './backend/backend.ts'
+import type { Clock } from './clock.ts'
+import { renderDockerOptions } from './dockeropts/dockeropts.ts'
+import { formatSubnet } from './ip.ts'
+import type { Logger } from './log.ts'
+import type { Firewall } from './masq/firewall.ts'
+import type { Addresses } from './masq/rules.ts'
+import type { Rtnl } from './netlink/conn.ts'
+import type { Options } from './options.ts'
+import type { NetworkConfig } from './subnet/config.ts'
+import type { LeaseKeeper } from './subnet/keeper.ts'
+import type { LeaseWatchResult } from './subnet/lease.ts'
+import type { LeaseList, Registry } from './subnet/registry.ts'
+import { LeaseTable } from './subnet/table.ts'
+import type { LeaseRules } from './subnet/validate.ts'
+import { watchLeases } from './subnet/watch.ts'
+import { renderSubnetFile, type SubnetFileContent, writeFileAtomically } from './subnetfile.ts'
+import type { Systemd } from './systemd.ts'
+import { type UnderlayWatcher, underlayAddresses } from './underlay.ts'
+
+export interface NodeParts {
+  readonly options: Options
+  readonly log: Logger
+  readonly clock: Clock
+  readonly systemd: Systemd
+  readonly rtnl: Rtnl
+  readonly registry: Registry
+  readonly config: NetworkConfig
+  readonly keeper: LeaseKeeper
+  readonly network: Network
+  readonly firewall: Firewall
+  readonly underlay: UnderlayWatcher
+}
+
+/** Milliseconds. */
+const STATUS_PERIOD = 5_000
+const FILE_RETRY = 5_000
+
+/** A node that has its lease and its device: everything at once, until the signal fires. */
+export class Node {
+  readonly #parts: NodeParts
+  readonly #table: LeaseTable
+
+  constructor(parts: NodeParts) {
+    this.#parts = parts
+    const { config, log } = parts
+    this.#table = new LeaseTable({ rules: this.#rules(), subnetLen: config.subnetLen, log })
+  }
+
+  /**
+   * `list` is the one the lease was chosen from, `previous` what an earlier run's firewall rules were made for. Rejects
+   * with a LeaseLostError, or with what nobody expected.
+   */
+  async run(start: {
+    readonly list: LeaseList
+    readonly previous: Addresses | undefined
+    readonly signal: AbortSignal
+  }): Promise<void> {
+    const { keeper, network, firewall, systemd, options, config } = this.#parts
+    const failed = new AbortController()
+    const signal = AbortSignal.any([start.signal, failed.signal])
+    const policy = {
+      network: config.network,
+      subnet: keeper.lease.subnet,
+      masquerade: options.ipMasq,
+      forward: options.forwardRules,
+    }
+    const walled = firewall.start(policy, start.previous, signal)
+    const tasks = [
+      keeper.run(signal),
+      this.#follow(signal, start.list),
+      network.run(signal),
+      walled.then(() => firewall.run(signal)),
+      walled.then(() => this.#getReady(signal)),
+      this.#tellStatus(signal),
+      systemd.watchdog({ healthy: () => true, pid: process.pid, signal }),
+    ]
+    try {
+      await Promise.all(tasks)
+    } finally {
+      failed.abort()
+      await Promise.allSettled(tasks)
+    }
+  }
+
+  /** The chosen interface changed: peers, kernel and files follow. */
+  underlayChanged(before: { readonly mtu: number; readonly publicIP: number }, signal: AbortSignal): void {
+    const { keeper, network, underlay } = this.#parts
+    const { current } = underlay
+    network.setUnderlay(current)
+    if (before.publicIP !== current.publicIP) {
+      keeper.updateAttributes({ ...keeper.lease.attributes, publicIP: current.publicIP })
+    }
+    if (this.#table.setRules(this.#rules())) network.replaceLeases(this.#table.leases())
+    if (before.mtu !== current.mtu) void this.#writeFiles(signal)
+  }
+
+  /** Takes in the first list, then what the watch says. */
+  async #follow(signal: AbortSignal, list: LeaseList): Promise<void> {
+    const { registry, clock, log } = this.#parts
+    this.#table.replace(list.leases, list.bad)
+    this.#apply()
+    log.info('Running backend.')
+    log.info('watching for new subnet leases')
+    for await (const result of watchLeases({ registry, signal, clock, log, from: list })) {
+      this.#parts.keeper.observe(result)
+      if (this.#take(result)) this.#apply()
+    }
+  }
+
+  #take(result: LeaseWatchResult): boolean {
+    return result.kind === 'snapshot'
+      ? this.#table.replace(result.leases, result.bad)
+      : this.#table.update(result.events)
+  }
+
+  #apply(): void {
+    const { network } = this.#parts
+    network.replaceLeases(this.#table.leases())
+    network.apply()
+  }
+
+  /** Lease, first snapshot and rules are in place by now; with the files, the node is ready. */
+  async #getReady(signal: AbortSignal): Promise<void> {
+    await this.#writeFiles(signal)
+    if (!signal.aborted) await this.#parts.systemd.ready(signal)
+  }
+
+  /** Writes subnet.env and Docker's options, trying again until both are there. */
+  async #writeFiles(signal: AbortSignal): Promise<void> {
+    const { options, clock, log } = this.#parts
+    const { subnetFile, dockerOpts } = options
+    const files = [{ what: 'subnet file', path: subnetFile, flag: '-subnet-file', render: renderSubnetFile }]
+    if (dockerOpts) {
+      const { file: path, key } = dockerOpts
+      const render = (content: SubnetFileContent): string => renderDockerOptions(content, key)
+      files.push({ what: 'docker options', path, flag: '-docker-opts-file', render })
+    }
+    for (const { what, path, flag, render } of files) {
+      for (let failures = 0; !signal.aborted; failures++) {
+        try {
+          // Rendered for each try: the MTU may have changed since the last.
+          writeFileAtomically(path, render(this.#fileContent()))
+          log.info(`Wrote ${what} to ${path}`)
+          break
+        } catch (error) {
+          if (failures === 0) {
+            const reason = error instanceof Error ? error.message : String(error)
+            log.warn(
+              `Failed to write ${what}: ${reason}; trying again every ${FILE_RETRY / 1000} s, and READY=1 waits for it: ` +
+                `let flanneld write there, or choose another ${flag}`,
+            )
+          }
+          await clock.sleep(FILE_RETRY, signal)
+        }
+      }
+    }
+  }
+
+  #fileContent(): SubnetFileContent {
+    const { config, keeper, network, options } = this.#parts
+    return {
+      network: config.network,
+      subnet: keeper.lease.subnet,
+      mtu: network.mtu,
+      ipMasq: options.ipMasq,
+    }
+  }
+
+  /** The line that `systemctl status` shows, when it says something new. */
+  async #tellStatus(signal: AbortSignal): Promise<void> {
+    const { clock, systemd, keeper, network, firewall } = this.#parts
+    let told = ''
+    while (!signal.aborted) {
+      const { peers, tables } = network.status
+      const failed = Object.values(tables).reduce((sum, table) => sum + table.failed, 0)
+      const bad = this.#table.badCount
+      const text = [
+        `${formatSubnet(keeper.lease.subnet)} on ${network.name}, ${peers} peers`,
+        failed > 0 ? `${failed} kernel entries refused` : '',
+        bad > 0 ? `${bad} bad leases skipped` : '',
+        firewall.lastError === undefined ? '' : 'firewall rules failing',
+      ]
+        .filter((part) => part !== '')
+        .join(', ')
+      if (text !== told) systemd.status(text)
+      told = text
+      await clock.sleep(STATUS_PERIOD, signal)
+    }
+  }
+
+  #rules(): LeaseRules {
+    const { rtnl, config, keeper, underlay } = this.#parts
+    return {
+      network: config.network,
+      own: keeper.lease.subnet,
+      publicIP: underlay.current.publicIP,
+      underlay: underlayAddresses(rtnl, underlay.current, config.network),
+    }
+  }
+}

@@ -1,0 +1,103 @@
+import type { Underlay } from './backend/backend.ts'
+import {
+  chooseInterface,
+  type ExternalInterface,
+  type InterfaceChoice,
+  InterfaceError,
+  readNetworkView,
+} from './iface.ts'
+import { contains, formatIpv4, type Subnet } from './ip.ts'
+import type { Logger } from './log.ts'
+import { dumpAddresses } from './netlink/address.ts'
+import type { Rtnl } from './netlink/conn.ts'
+import { NetlinkError } from './netlink/errors.ts'
+import type { InterfaceAddress } from './subnet/validate.ts'
+
+/** Milliseconds: the notifications of one change of an interface come in groups. */
+const SETTLES = 50
+
+/**
+ * The interface under the overlay, chosen again whenever it may have changed. While there is none to choose, the last
+ * one stands: it may come back.
+ */
+export class UnderlayWatcher {
+  readonly #rtnl: Rtnl
+  readonly #choice: InterfaceChoice
+  readonly #log: Logger
+  readonly #onChange: (before: Underlay) => void
+  #current: ExternalInterface
+  #timer: NodeJS.Timeout | undefined
+  #trouble = ''
+
+  constructor(parts: {
+    readonly rtnl: Rtnl
+    readonly choice: InterfaceChoice
+    readonly log: Logger
+    readonly current: ExternalInterface
+    readonly onChange: (before: Underlay) => void
+  }) {
+    this.#rtnl = parts.rtnl
+    this.#choice = parts.choice
+    this.#log = parts.log
+    this.#current = parts.current
+    this.#onChange = parts.onChange
+  }
+
+  get current(): ExternalInterface {
+    return this.#current
+  }
+
+  /** It may have changed: look, once things have settled. */
+  suspect(): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => this.#look(), SETTLES)
+  }
+
+  close(): void {
+    clearTimeout(this.#timer)
+  }
+
+  #look(): void {
+    const before = this.#current
+    let now: ExternalInterface
+    try {
+      now = chooseInterface(readNetworkView(this.#rtnl), this.#choice, quiet(this.#log))
+    } catch (error) {
+      if (!(error instanceof InterfaceError || error instanceof NetlinkError)) throw error
+      if (this.#trouble === '') this.#log.warn(`${error.message}; keeping ${before.name} as it was`)
+      this.#trouble = error.message
+      return
+    }
+    if (this.#trouble !== '') this.#log.info(`interface ${now.name} can be used again`)
+    this.#trouble = ''
+    if (before.index === now.index && describe(before) === describe(now)) return
+    this.#current = now
+    this.#log.warn(
+      `the interface for inter-host traffic changed from ${describe(before)} to ${describe(now)}; following it`,
+    )
+    this.#onChange(before)
+  }
+}
+
+/**
+ * This node's own addresses, for checking leases against them; those of pods' bridges are left out: a bridge may still
+ * hold an earlier subnet of ours. Throws NetlinkError.
+ */
+export function underlayAddresses(rtnl: Rtnl, { index }: Underlay, network: Subnet): InterfaceAddress[] {
+  return rtnl.dump(dumpAddresses({ family: 4 })).flatMap((of) => {
+    const { address, length } = of
+    if (typeof address !== 'number') return []
+    return of.index === index || !contains(network, address) ? [{ address, length }] : []
+  })
+}
+
+function describe({ name, address, mtu, publicIP }: ExternalInterface): string {
+  const published = publicIP === address ? '' : `, public IP ${formatIpv4(publicIP)}`
+  return `${name} ${formatIpv4(address)} mtu ${mtu}${published}`
+}
+
+/** For choosing again what was already explained once. */
+function quiet(log: Logger): Logger {
+  const debug: Logger['debug'] = (message, fields) => log.debug(message, fields)
+  return { trace: debug, debug, info: debug, warn: debug, error: debug }
+}
