@@ -7,8 +7,8 @@
  * names the parts to run. Prints a Markdown table, and writes out/bench.json with every single value.
  */
 import { churn } from './churn.ts'
+import { idle, joinStorm } from './cluster.ts'
 import { coldStart, readyAlone } from './coldstart.ts'
-import { idle, joinStorm } from './join.ts'
 import { Report } from './report.ts'
 import { subjects } from './subject.ts'
 import { throughput } from './throughput.ts'

@@ -1,4 +1,4 @@
-import { type Daemon, monotonic, waitFor } from '../netns/lab.ts'
+import { type Daemon, monotonic, peerLeases, waitFor } from '../netns/lab.ts'
 import type { Report } from './report.ts'
 import {
   converged,
@@ -36,11 +36,14 @@ export async function joinStorm(report: Report): Promise<void> {
   }
 }
 
-/** CPU of a daemon that has nothing to do, all subjects at the same time, each on a node of its own. */
+const IDLE_PEERS = 1000
+
+/** CPU of a daemon that has nothing to do among 1,000 peers, all subjects at the same time, each on its own node. */
 export async function idle(report: Report): Promise<void> {
   const [seconds = 60] = setting('BENCH_IDLE_SECONDS', '60')
   const all = subjects()
   await withLab(all.length, async (lab) => {
+    await lab.etcd.seed(peerLeases(IDLE_PEERS))
     const daemons: Daemon[] = []
     for (const [i, subject] of all.entries()) daemons.push(await startFresh(lab, i + 1, subject))
     for (const daemon of daemons) {
@@ -56,9 +59,19 @@ export async function idle(report: Report): Promise<void> {
     })
     for (const [i, daemon] of daemons.entries()) {
       const used = (daemon.status().cpu - (before[i] ?? 0)) * 1000
-      report.add(`idle: CPU in ${seconds} s`, 'ms', all[i]?.label ?? '', used)
-      report.add('idle: resident memory', 'MB', all[i]?.label ?? '', daemon.status().rss / 1024)
-      report.add('idle: private memory', 'MB', all[i]?.label ?? '', daemon.status().anonymous / 1024)
+      report.add(`idle, ${IDLE_PEERS} peers: CPU in ${seconds} s`, 'ms', all[i]?.label ?? '', used)
+      report.add(
+        `idle, ${IDLE_PEERS} peers: resident memory`,
+        'MB',
+        all[i]?.label ?? '',
+        daemon.status().rss / 1024,
+      )
+      report.add(
+        `idle, ${IDLE_PEERS} peers: private memory`,
+        'MB',
+        all[i]?.label ?? '',
+        daemon.status().anonymous / 1024,
+      )
     }
   })
 }
