@@ -24,7 +24,7 @@ export interface PeersOptions {
 
 interface Peer {
   readonly vtep: Vtep
-  readonly modifiedIndex: number
+  modifiedIndex: number
   entries: PeerEntries | undefined
 }
 
@@ -78,7 +78,12 @@ export class Peers {
       throw error
     }
     const before = this.#peers.get(key)
-    if (before !== undefined && sameVtep(before.vtep, vtep)) return
+    if (before !== undefined && sameVtep(before.vtep, vtep)) {
+      // A renewal changes nothing but who is the newest of those that share a MAC.
+      before.modifiedIndex = lease.modifiedIndex
+      this.#settleMac(vtep.mac)
+      return
+    }
     if (before !== undefined) this.#drop(before)
     const peer: Peer = { vtep, modifiedIndex: lease.modifiedIndex, entries: undefined }
     this.#peers.set(key, peer)

@@ -41,7 +41,10 @@ export class Tables {
   readonly nexthops = new DeltaTracker<number, Nexthop>(
     (a, b) => a.gateway === b.gateway && a.oif === b.oif && a.onlink === b.onlink,
   )
-  readonly routes = new DeltaTracker<string, Route>((a, b) => a.onlink === b.onlink)
+  /** Of a route through a nexthop object the kernel tells what the object says; the key has the object's id. */
+  readonly routes = new DeltaTracker<string, Route>(
+    (a, b) => a.nexthopId !== undefined || a.onlink === b.onlink,
+  )
   readonly #options: TablesOptions
 
   constructor(options: TablesOptions) {
