@@ -19,7 +19,8 @@ import {
 } from './netlink/constants.ts'
 import { NetlinkError } from './netlink/errors.ts'
 import { Monitor } from './netlink/monitor.ts'
-import { openRtnetlink, openRtnetlinkMonitor } from './netlink/socket.ts'
+import { watchNftables } from './netlink/nftables.ts'
+import { openNftablesMonitor, openRtnetlink, openRtnetlinkMonitor } from './netlink/socket.ts'
 import { Node } from './node.ts'
 import type { Options } from './options.ts'
 import { acquireLease, waitForConfig } from './subnet/acquire.ts'
@@ -80,7 +81,10 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       resyncSeconds: options.firewallResyncSeconds,
     })
     // iptables is asked for its rules while etcd is asked for ours.
-    if (options.ipMasq || options.forwardRules) void firewall.prepare(signal)
+    if (options.ipMasq || options.forwardRules) {
+      void firewall.prepare(signal)
+      closing.push(watchFirewall(() => firewall.kick(), log))
+    }
     systemd.status('waiting for the network config from etcd')
     const config = await waitForConfig({ registry, signal, clock, log })
     const { network, subnetLen } = config
@@ -151,6 +155,19 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
 
 function closeOf(health: HealthEndpoint): () => Promise<void> {
   return () => health.close()
+}
+
+/** Has changes of the rules noticed at once; without nf_tables, or without the right to listen, they wait for the next look. */
+function watchFirewall(onChange: () => void, log: Logger): () => void {
+  try {
+    const socket = openNftablesMonitor()
+    watchNftables(socket, onChange)
+    return () => socket.close()
+  } catch (error) {
+    if (!(error instanceof NetlinkError)) throw error
+    log.debug(`changes of firewall rules are only seen every -iptables-resync seconds: ${error.message}`)
+    return () => undefined
+  }
 }
 
 /** Throws TlsFilesError or EndpointError. */

@@ -2,6 +2,7 @@
 
 // linux/netlink.h
 export const NETLINK_ROUTE = 0
+export const NETLINK_NETFILTER = 12
 export const SOL_NETLINK = 270
 export const NETLINK_ADD_MEMBERSHIP = 1
 export const NETLINK_CAP_ACK = 10
@@ -154,3 +155,6 @@ export const NUD_PROBE = 0x10
 export const NUD_FAILED = 0x20
 export const NUD_NOARP = 0x40
 export const NUD_PERMANENT = 0x80
+
+// linux/netfilter/nfnetlink.h: enum nfnetlink_groups
+export const NFNLGRP_NFTABLES = 7

@@ -8,7 +8,9 @@ import {
   NETLINK_CAP_ACK,
   NETLINK_EXT_ACK,
   NETLINK_GET_STRICT_CHK,
+  NETLINK_NETFILTER,
   NETLINK_ROUTE,
+  NFNLGRP_NFTABLES,
   SO_RCVBUF,
   SO_RCVBUFFORCE,
   SOL_NETLINK,
@@ -43,12 +45,15 @@ const REQUEST_BUFFER = 4 << 20
  */
 const MONITOR_BUFFER = 32 << 20
 
+/** What is lost here is only how often something changed. */
+const NFTABLES_BUFFER = 64 << 10
+
 /** No datagram of rtnetlink is larger: it fills dumps to 32 KiB, and we ask for links without their statistics. */
 const DATAGRAM = 64 << 10
 
 /** A socket for requests: arguments are checked strictly, refusals explained, and requests not sent back in them. */
 export function openRtnetlink(): NetlinkSocket {
-  return openSocket(REQUEST_BUFFER, (socket) => {
+  return openSocket(NETLINK_ROUTE, REQUEST_BUFFER, (socket) => {
     // Linux 4.20, 4.12 and 4.3: older kernels do not have them and are used without.
     socket.setOption(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
     socket.setOption(SOL_NETLINK, NETLINK_EXT_ACK, 1)
@@ -65,16 +70,23 @@ export function openRtnetlinkMonitor(
   options: { readonly ignore?: number; readonly receiveBuffer?: number } = {},
 ): NetlinkSocket {
   const { ignore, receiveBuffer = MONITOR_BUFFER } = options
-  return openSocket(receiveBuffer, (socket) => {
+  return openSocket(NETLINK_ROUTE, receiveBuffer, (socket) => {
     if (ignore !== undefined) {
       const result = socket.attachFilter(ignoreSender(ignore))
       if (result < 0) throw new NetlinkError(`filter rtnetlink notifications`, -result)
     }
-    for (const group of groups) {
-      const result = socket.setOption(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-      if (result < 0) throw new NetlinkError(`join rtnetlink group ${group}`, -result)
-    }
+    for (const group of groups) join(socket, group)
   })
+}
+
+/** A socket that receives the notifications of nf_tables; iptables-nft writes through it. */
+export function openNftablesMonitor(): NetlinkSocket {
+  return openSocket(NETLINK_NETFILTER, NFTABLES_BUFFER, (socket) => join(socket, NFNLGRP_NFTABLES))
+}
+
+function join(socket: NativeSocket, group: number): void {
+  const result = socket.setOption(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+  if (result < 0) throw new NetlinkError(`join netlink group ${group}`, -result)
 }
 
 /**
@@ -97,15 +109,18 @@ function ignoreSender(portId: number): Uint8Array {
   return writer.finish()
 }
 
-function openSocket(receiveBuffer: number, configure: (socket: NativeSocket) => void): NetlinkSocket {
-  if (endianness() !== 'LE')
-    throw new Error('open rtnetlink: this program does not run on big-endian machines')
-  const socket = openNetlinkSocket(NETLINK_ROUTE)
-  if (typeof socket === 'number') throw new NetlinkError('open rtnetlink socket', -socket)
+function openSocket(
+  protocol: number,
+  receiveBuffer: number,
+  configure: (socket: NativeSocket) => void,
+): NetlinkSocket {
+  if (endianness() !== 'LE') throw new Error('open netlink: this program does not run on big-endian machines')
+  const socket = openNetlinkSocket(protocol)
+  if (typeof socket === 'number') throw new NetlinkError('open netlink socket', -socket)
   try {
     setReceiveBuffer(socket, receiveBuffer)
     const portId = socket.bind()
-    if (portId < 0) throw new NetlinkError('bind rtnetlink socket', -portId)
+    if (portId < 0) throw new NetlinkError('bind netlink socket', -portId)
     // Only now: bind(2) takes the socket out of the first 32 groups when it is not given them.
     configure(socket)
     return new KernelSocket(socket, portId)
@@ -135,20 +150,20 @@ class KernelSocket implements NetlinkSocket {
 
   send(bytes: Uint8Array): void {
     const result = this.#socket.send(bytes)
-    if (result < 0) throw new NetlinkError('send to rtnetlink', -result)
+    if (result < 0) throw new NetlinkError('send to netlink', -result)
   }
 
   receive(): Uint8Array | undefined {
     const length = this.#socket.receive(this.#buffer)
     if (length === -EAGAIN) return undefined
-    if (length < 0) throw new NetlinkError('receive from rtnetlink', -length)
-    if (length > DATAGRAM) throw new NetlinkError('receive from rtnetlink', EMSGSIZE, `${length} bytes`)
+    if (length < 0) throw new NetlinkError('receive from netlink', -length)
+    if (length > DATAGRAM) throw new NetlinkError('receive from netlink', EMSGSIZE, `${length} bytes`)
     return this.#buffer.subarray(0, length)
   }
 
   onReadable(callback: () => void): void {
     const result = this.#socket.watch(callback)
-    if (result < 0) throw new NetlinkError('watch rtnetlink', -result)
+    if (result < 0) throw new NetlinkError('watch netlink', -result)
   }
 
   close(): void {
