@@ -39,7 +39,9 @@ export class LeaseLostError extends Error {
 
   constructor(subnet: Subnet, holder: string) {
     super(
-      `Lease (${formatSubnet(subnet)}) has been lost: ${holder}. Shutting down, so that a restart takes another subnet`,
+      // flannel's words first: scripts look for them
+      `Lease has been revoked. Shutting down daemon. Its subnet was ${formatSubnet(subnet)}, and ${holder}; ` +
+        'the next start takes another one',
     )
     this.subnet = subnet
   }
@@ -63,8 +65,8 @@ export class LeaseKeeper {
   #lastForeign = Number.NEGATIVE_INFINITY
   #quarrelling = false
   #retryAt = Number.NEGATIVE_INFINITY
+  #triedAt = Number.NEGATIVE_INFINITY
   #wake = new AbortController()
-  foreignWrites = 0
   renewals = 0
 
   constructor(options: LeaseKeeperOptions) {
@@ -107,6 +109,7 @@ export class LeaseKeeper {
         await clock.sleep(Math.min(wait, 2 ** 31 - 1), AbortSignal.any([signal, this.#wake.signal]))
         continue
       }
+      this.#triedAt = clock.now()
       try {
         await this.#act(signal)
         this.#outage.recover('Renewed the lease')
@@ -139,7 +142,8 @@ export class LeaseKeeper {
       }
     }
     // News from etcd: it is there, so a renewal that waits for it need not wait longer.
-    if (this.#retryAt > this.#options.clock.now()) this.#hurry()
+    const now = this.#options.clock.now()
+    if (this.#retryAt > now && now - this.#triedAt >= FIRST_RETRY_MS) this.#hurry()
   }
 
   /** Has the lease say something else from now on, for instance a new public address. */
@@ -278,7 +282,6 @@ export class LeaseKeeper {
     const index = record.kind === 'lease' ? record.lease.modifiedIndex : record.modifiedIndex
     const again = clock.now() - this.#lastForeign < QUARREL_MS
     this.#lastForeign = clock.now()
-    this.foreignWrites++
     if (!again) {
       log.warn(`Lease (${formatSubnet(subnet)}) was overwritten, putting it right: ${what}`)
       return await this.#write(index, signal)

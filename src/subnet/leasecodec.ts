@@ -1,12 +1,4 @@
-import {
-  formatIpv4,
-  formatSubnet,
-  type Ipv4,
-  isUnicastHost,
-  parseIpv4,
-  type Subnet,
-  subnetOf,
-} from '../ip.ts'
+import { formatIpv4, type Ipv4, isUnicastHost, parseIpv4, type Subnet, subnetOf } from '../ip.ts'
 import { jsonFields, jsonKind, oneLine, parseJson } from './gojson.ts'
 import type { LeaseAttributes } from './lease.ts'
 
@@ -103,9 +95,4 @@ function readPublicIP(value: unknown): Ipv4 | string {
   if (address === undefined)
     return `PublicIP ${JSON.stringify(oneLine(value.slice(0, 60)))} is not an IPv4 address`
   return isUnicastHost(address) ? address : `PublicIP ${value} is not the address of a host`
-}
-
-/** `10.5.33.0/24 via 192.168.0.2`, for log lines. */
-export function describeLease(subnet: Subnet, attributes: LeaseAttributes): string {
-  return `${formatSubnet(subnet)} via ${formatIpv4(attributes.publicIP)}`
 }

@@ -1,14 +1,17 @@
 import type { Clock } from '../clock.ts'
 import type { Logger } from '../log.ts'
 
+/** Reasons that one outage may give; what goes on beyond that is only counted. */
+const MOST_REASONS = 8
+
 /**
- * A failure that repeats, in two lines: its beginning, and its end with a count. A reason that changes meanwhile is
- * logged too.
+ * A failure that repeats, in two lines: its beginning, and its end with a count. Another reason meanwhile is a line of
+ * its own, the first time it is given.
  */
 export class Outage {
   readonly #log: Logger
   readonly #clock: Clock
-  #reason: string | undefined
+  readonly #reasons = new Set<string>()
   #since = 0
   failures = 0
 
@@ -19,8 +22,11 @@ export class Outage {
 
   fail(reason: string): void {
     if (this.failures++ === 0) this.#since = this.#clock.now()
-    if (this.#reason !== reason) this.#log.error(reason)
-    this.#reason = reason
+    // etcd ends its errors with its index, which grows with every write of anybody
+    const known = reason.replace(/\[\d+\]/g, '[]')
+    if (this.#reasons.has(known) || this.#reasons.size >= MOST_REASONS) return
+    this.#reasons.add(known)
+    this.#log.error(reason)
   }
 
   /** Ends the failure; `message` is logged only when there was one. */
@@ -29,7 +35,7 @@ export class Outage {
     const seconds = Math.round((this.#clock.now() - this.#since) / 1000)
     this.#log.info(`${message} after ${this.failures} failed attempts in ${seconds} s`)
     this.failures = 0
-    this.#reason = undefined
+    this.#reasons.clear()
   }
 }
 

@@ -133,7 +133,7 @@ class LeaseWatch {
     const events: LeaseEvent[] = []
     let step: WatchStep | undefined = await this.#polls.first(position)
     // The rest is what arrived meanwhile, in order and without a gap.
-    for (; step !== undefined; step = this.#polls.arrived(position.index + 1)) {
+    for (; step !== undefined; step = this.#polls.take(position.index + 1)) {
       if (step.kind === 'resync') {
         this.#resync(step.reason)
         return undefined
@@ -143,6 +143,7 @@ class LeaseWatch {
         this.#doubt = true
         position.index = Math.max(position.index, step.index)
         await this.#paceEmpty(asked)
+        break
       } else {
         this.#emptyAnswers = 0
         this.#historyLost = false
@@ -206,12 +207,16 @@ class PollWindow {
       )
       if (poll.arrived === undefined) this.#endBeyond(index + 1)
     }
-    return await poll.step
+    const step = await poll.step
+    this.#polls.delete(index + 1)
+    return step
   }
 
-  /** The answer to the poll for exactly this index, if it is there. */
-  arrived(waitIndex: number): WatchStep | undefined {
-    return this.#polls.get(waitIndex)?.arrived
+  /** The answer to the poll for exactly this index, if it is there; each is given once. */
+  take(waitIndex: number): WatchStep | undefined {
+    const step = this.#polls.get(waitIndex)?.arrived
+    if (step !== undefined) this.#polls.delete(waitIndex)
+    return step
   }
 
   /** Gives up all polls. */

@@ -195,7 +195,6 @@ class Call {
       request: `${method} ${this.url.replace(/\?.*/, '')}`,
       reason,
       transient,
-      maybeDone: transient && method !== 'GET',
       ...more,
     })
   }
@@ -280,8 +279,6 @@ function refusal(call: Call, status: number, text: string): EtcdError {
       status,
       ...(typeof index === 'number' ? { index } : {}),
       transient: status >= 500,
-      // etcd refuses before it does anything, but 300 and 301 (raft) may come after the proposal
-      maybeDone: status >= 500 && call.request.method !== 'GET',
     })
   }
   if (status === 401 || status === 403) {
@@ -292,7 +289,6 @@ function refusal(call: Call, status: number, text: string): EtcdError {
     return call.error('http', `HTTP ${status}: the etcd member ${what}${quote(message || text)}`, {
       status,
       transient: true,
-      maybeDone: call.request.method !== 'GET',
     })
   }
   if (status === 404) {
@@ -301,7 +297,6 @@ function refusal(call: Call, status: number, text: string): EtcdError {
       'HTTP 404: there is no v2 API at this address: start etcd with --enable-v2',
       {
         status,
-        maybeDone: false,
       },
     )
   }
@@ -335,7 +330,6 @@ function allFailed(request: EtcdRequest, failures: readonly EtcdError[]): EtcdEr
     request: `${request.method} ${target({ ...request, query: {} })}`,
     reason: `etcd cluster is unavailable or misconfigured: ${failures.map(({ message }) => message).join('; ')}`,
     transient: true,
-    maybeDone: failures.some(({ maybeDone }) => maybeDone),
   })
 }
 

@@ -24,8 +24,6 @@ export interface EtcdErrorDetails {
   readonly index?: number
   /** Whether asking again, here or elsewhere, may help. */
   readonly transient: boolean
-  /** A write that may have been carried out although no answer told so. */
-  readonly maybeDone?: boolean
 }
 
 /** Every failure of a request to etcd; the message is one line: the request, the reason, and what to do. */
@@ -37,7 +35,6 @@ export class EtcdError extends Error {
   readonly status: number | undefined
   readonly index: number | undefined
   readonly transient: boolean
-  readonly maybeDone: boolean
 
   constructor(details: EtcdErrorDetails) {
     super(`${details.request}: ${oneLine(details.reason)}`)
@@ -47,7 +44,6 @@ export class EtcdError extends Error {
     this.status = details.status
     this.index = details.index
     this.transient = details.transient
-    this.maybeDone = details.maybeDone ?? false
   }
 }
 

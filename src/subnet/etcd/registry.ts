@@ -142,11 +142,13 @@ export class EtcdRegistry implements Registry {
     if (resync !== undefined) return resync
     return answer.body === undefined
       ? { kind: 'idle', index: started, clusterId: answer.clusterId }
-      : this.#decodeEvent(request, answer)
+      : this.#decodeEvent(request, answer, waitIndex)
   }
 
-  #decodeEvent(request: EtcdRequest, answer: EtcdAnswer): WatchStep {
+  #decodeEvent(request: EtcdRequest, answer: EtcdAnswer, waitIndex: number): WatchStep {
     const node = nodeOf(request, answer)
+    if (node.modifiedIndex < waitIndex)
+      throw unexpected(request, `got event ${node.modifiedIndex}, not ${waitIndex} or later`)
     const action = answer.body?.action
     const removed = REMOVALS.has(String(action))
     const below = node.key.startsWith(`${this.#subnetsKey}/`)

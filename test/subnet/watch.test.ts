@@ -1,0 +1,167 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { systemClock } from '../../src/clock.ts'
+import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
+import type { LeaseWatchResult } from '../../src/subnet/lease.ts'
+import { watchLeases } from '../../src/subnet/watch.ts'
+import { FakeEtcd } from '../fakes/etcd.ts'
+import { LogLines, ManualClock, openClient, openRegistry, SUBNETS, until } from './support.ts'
+
+const VALUE = '{"PublicIP":"192.168.77.1","BackendType":"host-gw"}'
+
+let etcd: FakeEtcd
+let client: EtcdClient
+let log: LogLines
+let stop: AbortController
+let results: LeaseWatchResult[]
+let done: Promise<void>
+
+beforeEach(async () => {
+  etcd = new FakeEtcd()
+  await etcd.start()
+  client = openClient(etcd.url)
+  log = new LogLines()
+  stop = new AbortController()
+  results = []
+})
+afterEach(async () => {
+  stop.abort()
+  await done
+  client.close()
+  await etcd.stop()
+})
+
+function watch({
+  clock = systemClock,
+  idleMs = 60_000,
+}: {
+  clock?: ManualClock | typeof systemClock
+  idleMs?: number
+} = {}) {
+  const registry = openRegistry(client, idleMs)
+  done = (async () => {
+    for await (const result of watchLeases({ registry, signal: stop.signal, clock, log }))
+      results.push(result)
+  })()
+  return until('the first snapshot', () => results.length === 1)
+}
+
+const put = (i: number) => etcd.put(`${SUBNETS}/10.5.${i}.0-24`, VALUE)
+const polls = () => etcd.requests.filter(({ line }) => line.includes('wait=true'))
+const events = () => results.flatMap((result) => (result.kind === 'events' ? result.events : []))
+
+it('asks as flannel does, one past what it knows', async () => {
+  put(1)
+  await watch()
+  await until('a poll', () => etcd.watchers === 1)
+  expect(polls().map(({ line }) => line)).toEqual([
+    `GET /v2/keys${SUBNETS}?recursive=true&wait=true&waitIndex=${etcd.index + 1}`,
+  ])
+})
+
+it('catches up in parallel, in order, and is back at one poll afterwards', async () => {
+  await watch()
+  await until('a poll', () => etcd.watchers === 1)
+  for (let i = 1; i <= 100; i++) put(i)
+  await until('all events', () => events().length === 100)
+  expect(events().map((event) => event.kind === 'put' && (event.lease.subnet.address >>> 8) & 255)).toEqual(
+    Array.from({ length: 100 }, (_, i) => i + 1),
+  )
+  expect(results.filter(({ kind }) => kind === 'events').length).toBeLessThan(100)
+  await until('one poll', () => etcd.watchers === 1)
+})
+
+it('drops the polls it does not need when the store is ahead by writes of others', async () => {
+  await watch()
+  await until('a poll', () => etcd.watchers === 1)
+  put(1)
+  for (let i = 0; i < 20; i++) etcd.put('/elsewhere', String(i))
+  await until('the event', () => events().length === 1)
+  await until('one poll', () => etcd.watchers === 1)
+  put(2)
+  await until('the next event', () => events().length === 2)
+  expect(log.lines).toEqual([])
+})
+
+it('takes a snapshot when it is far behind', async () => {
+  const clock = new ManualClock()
+  await watch({ clock })
+  await until('a poll', () => etcd.watchers === 1)
+  clock.advance(2_000)
+  for (let i = 0; i < 700; i++) put(i % 256)
+  await until('a snapshot', () => results.some(({ kind }, i) => i > 0 && kind === 'snapshot'))
+  expect(polls().length).toBeLessThan(100)
+})
+
+it('notices by itself, without any news, that the store is not what it was', async () => {
+  put(1)
+  await watch({ idleMs: 30 })
+  etcd.wipe()
+  put(2)
+  for (let i = 0; i < 20; i++) etcd.put('/elsewhere', String(i))
+  await until('a new snapshot', () => results.length >= 2)
+  expect(results.at(-1)).toMatchObject({ kind: 'snapshot', leases: [{ subnet: { address: 0x0a050200 } }] })
+})
+
+it('asks at most once a second while etcd is away, after one quick try, and says so once for each reason', async () => {
+  const clock = new ManualClock()
+  await watch({ clock })
+  await until('a poll', () => etcd.watchers === 1)
+  let asked = 0
+  etcd.intercept = ({ socket }) => {
+    asked++
+    socket.destroy()
+    return true
+  }
+  etcd.cut()
+  await until('the quick pause', () => clock.sleeping === 1)
+  expect(asked).toBe(0)
+  clock.advance(100)
+  for (let i = 1; i <= 5; i++) {
+    await until('a failure', () => asked === i && clock.sleeping === 1)
+    clock.advance(999)
+    expect(clock.sleeping).toBe(1)
+    clock.advance(1)
+  }
+  await until('the last failure', () => asked === 6 && clock.sleeping === 1)
+  etcd.intercept = undefined
+  put(1)
+  clock.advance(1_000)
+  await until('the event', () => events().length === 1)
+  expect(log.matching(/^error Watch subnets: /)).toHaveLength(2)
+  expect(log.matching(/^info Watching subnet leases again after 7 failed attempts in 6 s/)).toHaveLength(1)
+})
+
+describe('answers that make no sense', () => {
+  it.each([
+    ['empty ones, at once', ''],
+    ['HTML', '<html>\n</html>'],
+    ['no node', '{"action":"set"}'],
+    [
+      'an event of the past',
+      '{"action":"set","node":{"key":"/coreos.com/network/subnets/10.5.9.0-24","value":"x","modifiedIndex":1}}',
+    ],
+    [
+      'an event without an index',
+      '{"action":"set","node":{"key":"/coreos.com/network/subnets/10.5.9.0-24","value":"x"}}',
+    ],
+  ])('%s: asked again after a pause, and the next good one is taken', async (_, body) => {
+    const clock = new ManualClock()
+    await watch({ clock })
+    await until('a poll', () => etcd.watchers === 1)
+    let asked = 0
+    etcd.intercept = ({ url }, response) => {
+      if (url?.includes('wait=true') !== true) return false
+      asked++
+      response.writeHead(200, { 'X-Etcd-Index': etcd.index }).end(body)
+      return true
+    }
+    etcd.endWatches()
+    await until('a pause', () => asked > 0 && clock.sleeping > 0)
+    expect(asked).toBeLessThan(3)
+    etcd.intercept = undefined
+    put(1)
+    clock.advance(1_000)
+    await until('the event', () => events().length === 1)
+    expect(events()).toMatchObject([{ kind: 'put', lease: { subnet: { address: 0x0a050100 } } }])
+  })
+})
