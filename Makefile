@@ -29,7 +29,7 @@ lint: $(MODULES)
 check: lint test
 
 clean:
-	rm -rf build dist out node_modules
+	rm -rf build dist out
 
 $(MODULES): package.json package-lock.json | setup-build
 	npm ci

@@ -29,7 +29,7 @@ export async function connectPod(options: {
       `address add ${gateway} dev docker0`,
       `link set docker0 mtu ${mtu} up`,
     ])
-    await node.run('sysctl', '-qw', 'net.ipv4.ip_forward=1')
+    await node.run('sh', '-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward')
   }
   await pod.ipBatch([
     `link add eth0 mtu ${mtu} type veth peer name pod${number} netns ${node.name}`,
