@@ -8,22 +8,27 @@ set -eu
 # program:package, one for each program that is not in every Debian system
 build='npm:npm cc:gcc'
 lab='ip:iproute2 nsenter:util-linux setpriv:util-linux ping:iputils-ping iptables:iptables python3:python3 etcd:etcd-server'
+# what a few tests are left out without
+optional=
 case ${1:-} in
   build) wanted=$build ;;
   demo) wanted="$build $lab" ;;
-  test) wanted="$build $lab openssl:openssl curl:curl nft:nftables dash:dash bash:bash" ;;
+  test)
+    wanted="$build $lab openssl:openssl curl:curl nft:nftables dash:dash bash:bash"
+    optional='dockerd:docker.io busybox:busybox-static'
+    ;;
   bench) wanted="$build $lab iperf3:iperf3" ;;
   *) echo "usage: $0 build|demo|test|bench" >&2; exit 2 ;;
 esac
 
 missing() {
-  for pair in $wanted; do
+  for pair in $1; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || echo "$pair"
   done
 }
 
-[ -n "$(missing)" ] || exit 0
-packages=$(missing | sed 's/.*://' | sort -u | tr '\n' ' ')
+packages=$(missing "$wanted $optional" | sed 's/.*://' | sort -u | tr '\n' ' ')
+[ -n "$packages" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   echo "installing: $packages"
@@ -35,13 +40,18 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     # shellcheck disable=SC2086
     apt-get -qq install -y --no-install-recommends $package >/dev/null || true
   done
-  # The tests start an etcd of their own. The service that came with the package is not wanted.
-  case " $packages" in
-    *' etcd-server '*) [ ! -d /run/systemd/system ] || systemctl disable --now etcd || true ;;
-  esac
+  # The tests start an etcd and a docker of their own. The services that came with the packages are not wanted.
+  for service in etcd:etcd-server docker.socket:docker.io docker:docker.io; do
+    case " $packages" in
+      *" ${service#*:} "*) [ ! -d /run/systemd/system ] || systemctl disable --now "${service%:*}" || true ;;
+    esac
+  done
 fi
 
-rest=$(missing)
+for pair in $(missing "$optional"); do
+  echo "missing: ${pair%%:*} (Debian package ${pair##*:}); the tests that need it are left out" >&2
+done
+rest=$(missing "$wanted")
 [ -n "$rest" ] || exit 0
 for pair in $rest; do
   echo "missing: ${pair%%:*} (Debian package ${pair##*:})" >&2
