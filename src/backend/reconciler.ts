@@ -38,8 +38,11 @@ export interface Model {
   ensureDevice(): DeviceOutcome
   /** Reads the tables whole; returns the keys that were not as believed. Throws NetlinkError. */
   load(): TableKey[]
-  /** Takes in what somebody else did to an entry; returns the keys that changed. */
-  observe(notification: Notification): TableKey[]
+  /**
+   * Takes in what somebody else did to an entry; returns the keys that changed, undefined when only a look at the
+   * whole tables can tell.
+   */
+  observe(notification: Notification): TableKey[] | undefined
   /** What a change of a link or an address puts in doubt. */
   doubt(notification: LinkNotification): Doubt
   /** Throws UnusableLease when this backend can make nothing of it; what stood for the subnet is then withdrawn. */
@@ -184,10 +187,10 @@ export class Reconciler {
         this.#disturbed.set('device', notification.portId)
         news = true
       } else if (!this.#tablesInDoubt) {
-        for (const key of this.#model.observe(notification)) {
-          this.#disturbed.set(idOf(key), notification.portId)
-          news = true
-        }
+        const changed = this.#model.observe(notification)
+        if (changed === undefined) this.#tablesInDoubt = true
+        for (const key of changed ?? []) this.#disturbed.set(idOf(key), notification.portId)
+        if (changed?.length !== 0) news = true
       }
     }
     if (news) this.wake()
@@ -234,7 +237,11 @@ export class Reconciler {
       const due = Math.min(this.#lastLoad + resyncPeriod, this.#retryAt)
       await this.#sleep(Math.max(0, due - clock.now()), signal)
       if (signal.aborted) return
-      if (clock.now() >= this.#lastLoad + resyncPeriod) this.observeOverrun()
+      if (clock.now() >= this.#lastLoad + resyncPeriod) {
+        // Counted from the try: one that fails is tried again when `apply` says, and not over and over.
+        this.#lastLoad = clock.now()
+        this.observeOverrun()
+      }
       this.apply()
     }
   }
@@ -280,7 +287,9 @@ export class Reconciler {
     }
     if (this.#started && changes.length > 0) {
       this.#repairs.device++
-      this.#slowDown('device')
+      if (this.#slowDown('device')) {
+        log.warn(`somebody keeps changing ${name}; repairing it more slowly from now on`, this.#who('device'))
+      }
     }
     if (moved || changes.length > 0) {
       this.#tablesInDoubt = true
@@ -307,6 +316,7 @@ export class Reconciler {
     const { rtnl, clock, log, drain } = this.#options
     const now = clock.now()
     const repaired: Operation[] = []
+    const fought: Operation[] = []
     const refused: NetlinkError[] = []
     let done = 0
     let deleted = false
@@ -318,7 +328,10 @@ export class Reconciler {
         if (error === undefined || (operation.action === 'delete' && isGone(error))) {
           done++
           deleted ||= operation.action === 'delete'
-          if (this.#succeeded(operation)) repaired.push(operation)
+          if (this.#succeeded(operation)) {
+            repaired.push(operation)
+            if (this.#slowDown(idOf(operation))) fought.push(operation)
+          }
         } else if (this.#refused(operation, error, now)) {
           refused.push(error)
         }
@@ -332,6 +345,14 @@ export class Reconciler {
     if (first !== undefined) {
       const what = some(repaired.map((operation) => operation.request.operation()))
       log.warn(`repaired what was changed behind our back: ${what}`, this.#who(idOf(first)))
+    }
+    const [fight] = fought
+    if (fight !== undefined) {
+      const what = some(fought.map((operation) => operation.request.operation()))
+      log.warn(
+        `somebody keeps changing ${this.#model.name}; repairing more slowly from now on: ${what}`,
+        this.#who(idOf(fight)),
+      )
     }
     for (const id of this.#disturbed.keys()) {
       if (this.#fights.wait(id, now) === 0) this.#disturbed.delete(id)
@@ -352,7 +373,6 @@ export class Reconciler {
       this.#options.log.info(`${operation.request.operation()}: works again`)
     }
     const repair = this.#disturbed.has(id)
-    if (repair) this.#slowDown(id)
     if (repair || this.#lostWithDevice) this.#repairs[operation.table]++
     return repair
   }
@@ -383,15 +403,9 @@ export class Reconciler {
     return wait <= 0
   }
 
-  #slowDown(id: string): void {
-    const { clock, log } = this.#options
-    const tries = this.#fights.note(id, clock.now())
-    if (tries === FREE_REPAIRS + 1) {
-      log.warn(
-        `somebody keeps changing ${id} on ${this.#model.name}; repairing it more slowly from now on`,
-        this.#who(id),
-      )
-    }
+  /** Counts a repair; returns whether somebody is fighting us over this from now on. */
+  #slowDown(id: string): boolean {
+    return this.#fights.note(id, this.#options.clock.now()) === FREE_REPAIRS + 1
   }
 
   /** Who did it, as far as a netlink port id tells: most programs use their pid. */

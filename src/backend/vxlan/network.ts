@@ -17,7 +17,7 @@ import {
   type ReconcilerOptions,
 } from '../reconciler.ts'
 import type { Links } from './desired.ts'
-import { type DeviceSpec, ensureDevice } from './device.ts'
+import { type DeviceSpec, difference, ensureDevice } from './device.ts'
 import { Peers } from './peers.ts'
 import { plan } from './plan.ts'
 import { Tables } from './tables.ts'
@@ -121,7 +121,7 @@ class VxlanModel implements Model {
     return surprising
   }
 
-  observe(notification: Notification): TableKey[] {
+  observe(notification: Notification): TableKey[] | undefined {
     return this.#tables.observe(notification, this.#links)
   }
 
@@ -142,7 +142,12 @@ class VxlanModel implements Model {
     // The kernel drops the routes and neighbours of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'
     const { mtu, mac, name } = this.device
-    const right = link.index === device && link.mtu === mtu && link.mac === mac && link.name === name
+    const right =
+      link.index === device &&
+      link.mtu === mtu &&
+      link.mac === mac &&
+      link.name === name &&
+      difference(link, this.device) === undefined
     return right ? 'nothing' : 'device'
   }
 

@@ -1,4 +1,4 @@
-import { contains, type Ipv4, type Subnet, sameSubnet } from '../../ip.ts'
+import { contains, type Ipv4, type MacAddress, type Subnet, sameSubnet } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import {
   NUD_NOARP,
@@ -90,8 +90,8 @@ export class Tables {
     this.routes.holdExactly([])
   }
 
-  /** Takes in what somebody else did. Returns the keys that changed. */
-  observe(notification: Notification, links: Links): TableKey[] {
+  /** Takes in what somebody else did. Returns the keys that changed; undefined when the kernel did not say all of it. */
+  observe(notification: Notification, links: Links): TableKey[] | undefined {
     const { deleted } = notification
     switch (notification.kind) {
       case 'neighbour': {
@@ -106,9 +106,8 @@ export class Tables {
         if (!this.#ownsFdbEntry(value, links)) return []
         const key = fdbKey(value)
         const changed: TableKey[] = []
-        if (!deleted && this.fdb.wanted(key) === undefined) {
-          // It may have been added beside ours or have replaced it; the kernel does not say which. Writing ours is
-          // right in both cases.
+        if (!deleted && this.fdb.wanted(key) === undefined && !isGroup(value.mac)) {
+          // A unicast MAC has one destination, so that another one took the place of what was there.
           for (const [other, held] of this.fdb.heldEntries()) {
             if (held.mac === value.mac && other !== key) {
               changed.push(...this.#take('fdb', this.fdb, other, undefined))
@@ -120,18 +119,24 @@ export class Tables {
       case 'nexthop': {
         const { value } = notification
         if (!isOurNexthopId(value.id)) return []
+        // It took the routes through it along, without a word about them.
+        if (deleted && this.nexthops.held(value.id) !== undefined) return undefined
         const gone = deleted || !ownsNexthop(value, links)
         return this.#take('nexthop', this.nexthops, value.id, gone ? undefined : value)
       }
       case 'route': {
         const { value } = notification
         const changed: TableKey[] = []
-        if (notification.replaced) {
-          // The kernel says what came, not what went: any held route of this destination and metric may be it.
-          for (const [key, held] of this.routes.heldEntries()) {
-            if (held.metric !== value.metric || !sameSubnet(held.destination, value.destination)) continue
-            changed.push(...this.#take('route', this.routes, key, undefined))
+        // What is replaced outside the network is nothing that we want, and need not be known to be gone.
+        if (notification.replaced && contains(this.#options.network, value.destination.address)) {
+          // The kernel says what came, not what went: of several in a row it is the first, which we do not know.
+          const row: string[] = []
+          for (const [key, { destination, metric, tos }] of this.routes.heldEntries()) {
+            if (metric === value.metric && tos === value.tos && sameSubnet(destination, value.destination))
+              row.push(key)
           }
+          if (row.length > 1) return undefined
+          for (const key of row) changed.push(...this.#take('route', this.routes, key, undefined))
         }
         if (this.#ownsRoute(value, links)) {
           changed.push(...this.#take('route', this.routes, routeKey(value), deleted ? undefined : value))
@@ -185,6 +190,11 @@ export class Tables {
       contains(this.#options.network, r.destination.address)
     )
   }
+}
+
+/** A multicast or the all-zero MAC, the only ones to which the kernel gives several destinations. */
+function isGroup(mac: MacAddress): boolean {
+  return (Number.parseInt(mac.slice(0, 2), 16) & 1) === 1 || mac === '00:00:00:00:00:00'
 }
 
 function ownsNexthop(n: Nexthop, links: Links): boolean {
