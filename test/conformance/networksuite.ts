@@ -280,13 +280,13 @@ export function networkSuite(make: () => Machine): void {
     })
 
     it('removes the direct route of a peer that left while it was not running, and no other', async () => {
-      op.do(op.route('add', { to: '10.250.1.0/24', via: '192.0.2.9', dev: 'eth0' }))
+      op.do(op.route('add', { to: '10.99.1.0/24', via: '192.0.2.9', dev: 'eth0' }))
       op.do(op.route('add', { to: '10.244.128.0/20', via: '192.0.2.9', dev: 'eth0' }))
       const node = await restart(start([near, far], { directRouting: true }), [far], { directRouting: true })
       node.expectState([far], {
         routes: [
           ...out.routes,
-          '10.250.1.0/24 via 192.0.2.9 dev eth0',
+          '10.99.1.0/24 via 192.0.2.9 dev eth0',
           '10.244.128.0/20 via 192.0.2.9 dev eth0',
         ],
       })

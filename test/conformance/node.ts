@@ -8,7 +8,7 @@ import { Rtnl } from '../../src/netlink/conn.ts'
 import { Monitor } from '../../src/netlink/monitor.ts'
 import type { NetlinkSocket } from '../../src/netlink/socket.ts'
 import { describeMessage } from '../../src/netlink/trace.ts'
-import { type NetlinkMessage, readMessages, setU16 } from '../../src/netlink/wire.ts'
+import { readMessages, setU16 } from '../../src/netlink/wire.ts'
 import type { Lease } from '../../src/subnet/lease.ts'
 import type { KernelState } from '../fakes/kernel.ts'
 import { ManualClock } from '../masq/manual-clock.ts'
@@ -17,7 +17,7 @@ import { ip, type Operator } from './operator.ts'
 
 export const DEVICE = 'flannel.1'
 export const OWN_MAC = '02:00:00:00:00:01'
-const NETWORK = subnet('10.244.0.0/16')
+const NETWORK = subnet('10.240.0.0/12')
 
 /** What makes a lease, and the kernel entries of the peer. `n` is its number: subnet 10.244.n.0/24, and so on. */
 export interface Peer {
@@ -107,8 +107,8 @@ export function sorted({ routes, neighbours, fdb, nexthops, addresses }: KernelS
 export interface NodeOptions {
   readonly directRouting?: boolean
   readonly monitor?: NetlinkSocket
-  /** Messages that the kernel does not understand, as far as the node can tell. */
-  readonly refuse?: (message: NetlinkMessage) => boolean
+  /** Changes, in words, that the kernel refuses. */
+  readonly refuse?: (words: string) => boolean
 }
 
 export class TestNode {
@@ -213,7 +213,7 @@ export class TestNode {
     return { trace: at('T'), debug: at('D'), info: at('I'), warn: at('W'), error: at('E') }
   }
 
-  #tapped(socket: NetlinkSocket, refuse: (message: NetlinkMessage) => boolean): NetlinkSocket {
+  #tapped(socket: NetlinkSocket, refuse: (words: string) => boolean): NetlinkSocket {
     return {
       portId: socket.portId,
       receive: () => socket.receive(),
@@ -224,9 +224,10 @@ export class TestNode {
         for (const message of readMessages(copy)) {
           // Types come in fours, of which the third asks.
           if ((message.type & 3) === 2) continue
-          this.writes.push(describeMessage({ ...message, flags: 0, sequence: 0 }))
+          const words = describeMessage({ ...message, flags: 0, sequence: 0 })
+          this.writes.push(words)
           // The header is before the payload; a type that rtnetlink does not know is refused with EOPNOTSUPP.
-          if (refuse(message)) setU16(copy, message.payload.byteOffset - copy.byteOffset - 12, 0xfff0)
+          if (refuse(words)) setU16(copy, message.payload.byteOffset - copy.byteOffset - 12, 0xfff0)
         }
         socket.send(copy)
       },
