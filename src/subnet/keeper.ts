@@ -82,6 +82,11 @@ export class LeaseKeeper {
     return this.#lease
   }
 
+  /** What the lease is meant to say, whoever wrote over it. */
+  get attributes(): LeaseAttributes {
+    return this.#attributes
+  }
+
   /** Seconds until etcd drops the lease if nothing is done; Infinity for a reservation, negative when overdue. */
   get secondsLeft(): number {
     const { ttl } = this.#lease
@@ -131,8 +136,7 @@ export class LeaseKeeper {
     const { subnet } = this.#lease
     if (result.kind === 'snapshot') {
       const lease = result.leases.find((other) => sameSubnet(other.subnet, subnet))
-      // An index below that of our last write tells of another store.
-      if (lease === undefined || lease.modifiedIndex < this.#lease.modifiedIndex) this.#suspect()
+      if (lease === undefined || this.#isOfAnotherStore(lease)) this.#suspect()
       else this.#see(lease)
     } else {
       for (const event of result.events) {
@@ -151,6 +155,13 @@ export class LeaseKeeper {
     this.#attributes = attributes
     this.#quarrelling = false
     this.#hurry()
+  }
+
+  /** A store that was lost and filled again counts from the beginning, and may come to the same index. */
+  #isOfAnotherStore(lease: Lease): boolean {
+    const known = this.#lease
+    if (lease.modifiedIndex !== known.modifiedIndex) return lease.modifiedIndex < known.modifiedIndex
+    return !sameAttributes(lease.attributes, known.attributes)
   }
 
   #see(lease: Lease): void {

@@ -5,11 +5,14 @@ import type { BadLease, Lease, LeaseAttributes, LeaseEvent } from './lease.ts'
 import { leaseKey } from './leasecodec.ts'
 import { type LeaseRules, leaseObjection } from './validate.ts'
 
-/** Leases by subnet, an order of magnitude faster to look up than by text. */
+/**
+ * A subnet as one 32-bit number: its address with the first host bit set, which tells the length. Maps are several
+ * times faster with such keys than with larger numbers or text.
+ */
 type SubnetKey = number
 
 function subnetKey({ address, length }: Subnet): SubnetKey {
-  return address * 64 + length
+  return address | (1 << (31 - length))
 }
 
 export interface LeaseTableOptions {
@@ -34,10 +37,10 @@ export class LeaseTable {
   readonly #log: Logger
   #rules: LeaseRules
   /** All that could be read, the own lease included. */
-  readonly #known = new Map<SubnetKey, Lease>()
+  #known = new Map<SubnetKey, Lease>()
   readonly #unreadable = new Map<string, string>()
   /** Known leases by prefix length: overlaps need two lengths. */
-  readonly #lengths = new Map<number, number>()
+  readonly #lengths = new Uint32Array(32)
   /** Reasons why known leases are not in use, by key. */
   #refused = new Map<string, string>()
   #inUse = new Map<SubnetKey, Lease>()
@@ -70,9 +73,9 @@ export class LeaseTable {
 
   /** Takes a complete list; returns whether the leases in use changed in anything a kernel table could show. */
   replace(leases: readonly Lease[], bad: readonly BadLease[]): boolean {
-    const before = new Map(this.#known)
-    this.#known.clear()
-    this.#lengths.clear()
+    const before = this.#known
+    this.#known = new Map()
+    this.#lengths.fill(0)
     this.#unreadable.clear()
     for (const { key, reason } of bad) this.#unreadable.set(key, reason)
     for (const lease of leases) this.#keep(lease)
@@ -84,9 +87,9 @@ export class LeaseTable {
 
   /** Takes changes in order; returns as `replace` does. */
   update(events: readonly LeaseEvent[]): boolean {
-    const mixed = this.#lengths.size > 1
+    const mixed = this.#mixed()
     const touched = events.map((event) => this.#take(event))
-    if (mixed || this.#lengths.size > 1) return this.#judgeAll()
+    if (mixed || this.#mixed()) return this.#judgeAll()
     let changed = false
     for (const subnet of touched) if (subnet !== undefined && this.#judge(subnet)) changed = true
     this.#report()
@@ -123,16 +126,20 @@ export class LeaseTable {
 
   #keep(lease: Lease): void {
     const key = subnetKey(lease.subnet)
-    const { length } = lease.subnet
-    if (!this.#known.has(key)) this.#lengths.set(length, (this.#lengths.get(length) ?? 0) + 1)
+    if (!this.#known.has(key)) this.#count(lease.subnet.length, 1)
     this.#known.set(key, lease)
   }
 
   #drop(subnet: Subnet): void {
-    if (!this.#known.delete(subnetKey(subnet))) return
-    const left = (this.#lengths.get(subnet.length) ?? 0) - 1
-    if (left > 0) this.#lengths.set(subnet.length, left)
-    else this.#lengths.delete(subnet.length)
+    if (this.#known.delete(subnetKey(subnet))) this.#count(subnet.length, -1)
+  }
+
+  #count(length: number, by: 1 | -1): void {
+    this.#lengths[length] = (this.#lengths[length] ?? 0) + by
+  }
+
+  #mixed(): boolean {
+    return this.#lengths.filter((count) => count > 0).length > 1
   }
 
   /** One lease, while all are of one length and so cannot overlap. */
@@ -162,7 +169,7 @@ export class LeaseTable {
       if (objection === undefined) sound.push(lease)
       else refused.set(leaseKey(lease.subnet), objection)
     }
-    const overlap = this.#lengths.size > 1 ? overlapOf(sound, this.#subnetLen) : undefined
+    const overlap = this.#mixed() ? overlapOf(sound, this.#subnetLen) : undefined
     const inUse = new Map<SubnetKey, Lease>()
     for (const lease of sound) {
       const objection = overlap?.(lease.subnet)
