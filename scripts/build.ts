@@ -1,8 +1,9 @@
 import { execFileSync } from 'node:child_process'
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { build, type Plugin } from 'esbuild'
 import { buildAddon } from './build-addon.ts'
+import { writeCodeCache } from './code-cache.ts'
 
 /**
  * Builds `dist/`: the daemon as one file with all that it imports, the addon, V8's code cache, and the files that an
@@ -45,6 +46,10 @@ await build({
   format: 'cjs',
   minifySyntax: true,
   legalComments: 'none',
+  charset: 'ascii',
+  // start.cjs runs it as a script, because only a script takes a code cache; so it brings its own function along.
+  banner: { js: '(function (exports, require, module, __filename, __dirname) {' },
+  footer: { js: '})' },
   plugins: [lean],
   define: { VERSION: JSON.stringify(version()), 'import.meta.dirname': '__dirname' },
   logLevel: 'warning',
@@ -53,13 +58,8 @@ copyFileSync(buildAddon(), join(dist, 'flannel.node'))
 copyFileSync(join(root, 'bin/mk-docker-opts.sh'), join(dist, 'mk-docker-opts.sh'))
 chmodSync(join(dist, 'mk-docker-opts.sh'), 0o755)
 copyFileSync(join(root, 'systemd/flanneld.service'), join(dist, 'flanneld.service'))
-writeFileSync(
-  join(dist, 'start.cjs'),
-  `// Starts the daemon with V8's code cache beside it, which spares it compiling what it compiled when it was built.
-require('node:module').enableCompileCache(require('node:path').join(__dirname, 'cache'))
-require('./flanneld.cjs').run()
-`,
-)
+copyFileSync(join(root, 'scripts/start.cjs'), join(dist, 'start.cjs'))
+writeCodeCache([process.execPath], join(dist, 'flanneld.cache'))
 
 /** Version of package.json, with the commit where there is one. */
 function version(): string {

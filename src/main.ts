@@ -13,7 +13,7 @@ declare const VERSION: string | undefined
 export async function run(): Promise<void> {
   const { env } = process
   const sink = new StderrSink(env)
-  const version = typeof VERSION === 'undefined' ? 'development' : VERSION
+  const version = `${typeof VERSION === 'undefined' ? 'development' : VERSION}, Node ${process.version}`
   const parsed = parseOptions(process.argv.slice(2), env, { program: 'flanneld', version })
   if (parsed.kind !== 'run') {
     sink.write(`${parsed.kind === 'error' ? parsed.message : parsed.text}`.replace(/\n*$/, '\n'))

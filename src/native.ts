@@ -3,7 +3,7 @@
  * C code trusts its arguments. Results are as the C code gives them, a number that is negative for an errno,
  * because the netlink code wants the errno and not an exception.
  */
-import { existsSync } from 'node:fs'
+import { closeSync, constants, existsSync, openSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { getSystemErrorName } from 'node:util'
@@ -119,9 +119,13 @@ export function notify(address: string, message: string, addon: Addon = loadAddo
 
 let loaded: Addon | undefined
 
-/** Loads the addon at its first use: beside the program (a release), or where `make build` puts it. */
+/**
+ * Loads the addon at its first use: out of the single executable, from beside the program (`dist/`), or from where `make
+ * build` puts it.
+ */
 export function loadAddon(path?: string): Addon {
   if (path !== undefined) return requireAddon(path)
+  loaded ??= embeddedAddon()
   if (loaded === undefined) {
     // A bundle in CommonJS form has no import.meta.dirname; then the program is what runs.
     const here = import.meta.dirname ?? dirname(process.execPath)
@@ -136,6 +140,42 @@ export function loadAddon(path?: string): Addon {
     loaded = requireAddon(found)
   }
   return loaded
+}
+
+/** open(2): a file without a name. The value is that of asm-generic/fcntl.h, which x86 and arm64 share. */
+const O_TMPFILE = 0o20000000 | constants.O_DIRECTORY
+/** Where such a file may be: in memory, else where root alone writes. Any of them can be mounted read-only or noexec. */
+const FOLDERS = ['/dev/shm', '/run', dirname(process.execPath), '/var/lib']
+
+/**
+ * The addon inside the single executable, if this is one. dlopen(3) wants a file, so it gets one that has no name: no other
+ * user can open or replace it, and nothing is left behind. (memfd_create(2) would do the same, but takes an addon to call.)
+ */
+function embeddedAddon(): Addon | undefined {
+  const { isSea, getRawAsset } = process.getBuiltinModule('node:sea')
+  if (!isSea()) return undefined
+  const failures: string[] = []
+  for (const folder of FOLDERS) {
+    let fd: number | undefined
+    try {
+      // O_EXCL: it can never be given a name.
+      fd = openSync(folder, O_TMPFILE | constants.O_EXCL | constants.O_RDWR, 0o700)
+      writeFileSync(fd, new Uint8Array(getRawAsset('flannel.node')))
+      const module = { exports: {} }
+      process.dlopen(module, `/proc/self/fd/${fd}`)
+      // What the file exports is fixed by the C code that the executable was built with.
+      return module.exports as Addon
+    } catch (error) {
+      failures.push(`${folder}: ${error instanceof Error ? error.message : String(error)}`)
+    } finally {
+      if (fd !== undefined) closeSync(fd)
+    }
+  }
+  throw new NativeError(
+    `load the netlink addon: no folder takes a file to run it from (${failures.join('; ')}); mount one of them writable ` +
+      'and without noexec',
+    'EACCES',
+  )
 }
 
 function requireAddon(path: string): Addon {

@@ -1,0 +1,70 @@
+import { execFileSync, spawnSync } from 'node:child_process'
+import { chmodSync, copyFileSync, linkSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { type Architecture, architectures, emulator, isNative, nodePackage, tool } from './architecture.ts'
+import { buildAddon } from './build-addon.ts'
+import { writeCodeCache } from './code-cache.ts'
+
+/**
+ * Builds `out/flanneld-linux-<architecture>` from `dist/`: Node, stripped, with the bundle, its code cache and the addon inside
+ * (https://nodejs.org/docs/latest-v24.x/api/single-executable-applications.html). `out/flanneld` is the one of this machine.
+ * The same sources make the same bytes.
+ *
+ *     node scripts/binary.ts [amd64] [arm64]
+ */
+const root = dirname(import.meta.dirname)
+const out = join(root, 'out')
+
+export const binaryOf = ({ name }: Architecture): string => join(out, `flanneld-linux-${name}`)
+
+function buildBinary(architecture: Architecture): void {
+  const parts = join(root, 'build/binary', architecture.name)
+  mkdirSync(parts, { recursive: true })
+  mkdirSync(out, { recursive: true })
+  const node = join(nodePackage(architecture), 'bin/node')
+  const assets = ['flanneld.cjs', 'flanneld.cache', 'flannel.node']
+  for (const name of ['start.cjs', 'flanneld.cjs']) copyFileSync(join(root, 'dist', name), join(parts, name))
+  writeCodeCache([...emulator(architecture), node], join(parts, 'flanneld.cache'))
+  buildAddon({ cc: tool(architecture, 'gcc'), out: join(parts, 'flannel.node') })
+  const config = {
+    main: 'start.cjs',
+    output: 'blob',
+    disableExperimentalSEAWarning: true,
+    // A NODE_OPTIONS that is meant for other programs is none of the daemon's business.
+    execArgvExtension: 'none',
+    assets: Object.fromEntries(assets.map((name) => [name, name])),
+  }
+  writeFileSync(join(parts, 'sea.json'), JSON.stringify(config))
+  // Names go into the blob as they are given: relative ones, so that it is the same in every checkout.
+  execFileSync(process.execPath, ['--experimental-sea-config', 'sea.json'], { cwd: parts, stdio: 'pipe' })
+
+  const executable = join(parts, 'flanneld')
+  copyFileSync(node, executable)
+  chmodSync(executable, 0o755)
+  execFileSync(tool(architecture, 'strip'), [executable])
+  inject(executable, join(parts, 'blob'))
+  renameSync(executable, binaryOf(architecture))
+}
+
+/** Puts the blob into the executable's notes, where Node looks for it, and flips the fuse that makes Node look. */
+function inject(executable: string, blob: string): void {
+  const fuse = 'NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2'
+  const { status, stdout, stderr } = spawnSync(
+    'postject',
+    [executable, 'NODE_SEA_BLOB', blob, '--sentinel-fuse', fuse],
+    { encoding: 'utf8' },
+  )
+  if (status !== 0) throw new Error(`inject ${blob} into ${executable}: ${stdout}${stderr}`)
+}
+
+if (import.meta.main) {
+  const names = process.argv.slice(2)
+  for (const architecture of architectures) {
+    if (names.length === 0 ? !isNative(architecture) : !names.includes(architecture.name)) continue
+    buildBinary(architecture)
+    process.stdout.write(`${binaryOf(architecture)}\n`)
+    if (!isNative(architecture)) continue
+    rmSync(join(out, 'flanneld'), { force: true })
+    linkSync(binaryOf(architecture), join(out, 'flanneld'))
+  }
+}
