@@ -7,13 +7,18 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --
 	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
-.PHONY: build test demo bench lint check clean
+.PHONY: build binary test demo bench lint check clean
 
 build: $(MODULES)
 	node scripts/build.ts
 
 test: setup-test build
 	$(AS_ROOT) vitest run
+
+# One self-contained executable for each of $(ARCHS), and out/flanneld for this machine.
+ARCHS ?= amd64 arm64
+binary: setup-binary build
+	node scripts/binary.ts $(ARCHS)
 
 demo: setup-demo build
 	@$(AS_ROOT) node test/demo.ts
@@ -35,6 +40,6 @@ $(MODULES): package.json package-lock.json | setup-build
 	npm ci
 	@touch $@
 
-.PHONY: setup-build setup-test setup-demo setup-bench
-setup-build setup-test setup-demo setup-bench: setup-%:
+.PHONY: setup-build setup-test setup-demo setup-bench setup-binary
+setup-build setup-test setup-demo setup-bench setup-binary: setup-%:
 	@scripts/setup.sh $*

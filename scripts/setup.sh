@@ -2,7 +2,7 @@
 # Looks for the programs that a make target needs and installs what is missing from Debian's packages. Without root or
 # apt it prints what is missing, where it comes from, and stops.
 #
-#   scripts/setup.sh build|demo|test|bench
+#   scripts/setup.sh build|demo|test|bench|binary
 set -eu
 
 # program:package, one for each program that is not in every Debian system
@@ -10,6 +10,11 @@ build='npm:npm cc:gcc'
 lab='ip:iproute2 nsenter:util-linux setpriv:util-linux ping:iputils-ping iptables:iptables python3:python3 etcd:etcd-server'
 # what a few tests are left out without
 optional=
+# make binary builds for the other architecture too.
+case $(uname -m) in
+  aarch64) cross='x86_64-linux-gnu-gcc:gcc-x86-64-linux-gnu qemu-x86_64-static:qemu-user-static' ;;
+  *) cross='aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static' ;;
+esac
 case ${1:-} in
   build) wanted=$build ;;
   demo) wanted="$build $lab" ;;
@@ -18,7 +23,8 @@ case ${1:-} in
     optional='dockerd:docker.io busybox:busybox-static'
     ;;
   bench) wanted="$build $lab iperf3:iperf3" ;;
-  *) echo "usage: $0 build|demo|test|bench" >&2; exit 2 ;;
+  binary) wanted="$build strip:binutils $cross" ;;
+  *) echo "usage: $0 build|demo|test|bench|binary" >&2; exit 2 ;;
 esac
 
 missing() {
@@ -33,10 +39,15 @@ packages=$(missing "$wanted $optional" | sed 's/.*://' | sort -u | tr '\n' ' ')
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   echo "installing: $packages"
   export DEBIAN_FRONTEND=noninteractive
-  # One by one, so that a package this release does not have does not keep the others away. gcc needs libc6-dev to link.
+  # One by one, so that a package this release does not have does not keep the others away. Compilers need a C library
+  # to link, and Node under QEMU needs a C++ one.
   apt-get -qq update || echo 'apt-get update failed; going on with the package lists that are here' >&2
   for package in $packages; do
-    [ "$package" != gcc ] || package='gcc libc6-dev'
+    case $package in
+      gcc) package='gcc libc6-dev' ;;
+      gcc-aarch64-linux-gnu) package="$package libc6-dev-arm64-cross libstdc++6-arm64-cross" ;;
+      gcc-x86-64-linux-gnu) package="$package libc6-dev-amd64-cross libstdc++6-amd64-cross" ;;
+    esac
     # shellcheck disable=SC2086
     apt-get -qq install -y --no-install-recommends $package >/dev/null || true
   done
