@@ -97,6 +97,8 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       options: config.backend,
       underlay: current,
       resyncPeriod: options.kernelResyncSeconds * 1000,
+      env: process.env,
+      signal,
     })
 
     systemd.status('acquiring a subnet lease')

@@ -28,6 +28,10 @@ export interface BackendContext {
   readonly underlay: Underlay
   /** Milliseconds between full compares with the kernel. */
   readonly resyncPeriod: number
+  /** The daemon's environment. */
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Ends what the opening and the start of a backend wait for. */
+  readonly signal: AbortSignal
 }
 
 /** A backend that has read its options and is about to join; each `src/backend/<type>/backend.ts` opens one. */

@@ -54,6 +54,8 @@ export interface Model {
   /** The steps from held to wanted, one batch each, every step made from what was acknowledged of the one before. */
   plan(may: May): Iterable<readonly Operation[]>
   counts(): Readonly<Partial<Record<TableName, { readonly wanted: number; readonly held: number }>>>
+  /** What somebody had changed under this key stands again: for words of the backend's own. */
+  repaired?(key: TableKey): void
 }
 
 export interface DeviceOutcome {
@@ -91,6 +93,14 @@ export interface ReconcilerStatus {
   readonly repairs: Readonly<Record<TableName | 'device', number>>
 }
 
+export const NO_REPAIRS: ReconcilerStatus['repairs'] = {
+  neighbour: 0,
+  fdb: 0,
+  nexthop: 0,
+  route: 0,
+  device: 0,
+}
+
 /** Repairs of one key that are made at once; from then on somebody is fighting us, and we slow down. */
 const FREE_REPAIRS = 20
 /** Such applies before their refusals count as failures: one or two are a race with whoever changed the device. */
@@ -109,13 +119,7 @@ export class Reconciler {
   /** Keys that are not as we left them, and who changed them: a netlink port id, 0 when unknown. */
   readonly #disturbed = new Map<string, number>()
   readonly #skipped = new Map<number, string>()
-  readonly #repairs: Record<TableName | 'device', number> = {
-    neighbour: 0,
-    fdb: 0,
-    nexthop: 0,
-    route: 0,
-    device: 0,
-  }
+  readonly #repairs: Record<TableName | 'device', number> = { ...NO_REPAIRS }
   #started = false
   #deviceInDoubt = true
   #tablesInDoubt = true
@@ -148,7 +152,12 @@ export class Reconciler {
   replaceLeases(leases: Iterable<Lease>): void {
     const all = [...leases]
     const current = new Set(all.map((lease) => subnetKey(lease.subnet)))
-    this.#loadIfInDoubt()
+    try {
+      this.#loadIfInDoubt()
+    } catch (error) {
+      // What the kernel holds is a help in the choice of what to want, no more; `apply` reads again, and tells.
+      if (!(error instanceof NetlinkError)) throw error
+    }
     this.#model.expect(all.length)
     for (const subnet of [...this.#model.subnets()]) {
       if (!current.has(subnetKey(subnet))) this.removeLease(subnet)
@@ -320,7 +329,13 @@ export class Reconciler {
     const refused: NetlinkError[] = []
     let done = 0
     let deleted = false
-    for (const step of this.#model.plan((key) => this.#mayTry(idOf(key), now))) {
+    const pending = new Set<string>()
+    const may: May = (key) => {
+      const id = idOf(key)
+      pending.add(id)
+      return this.#mayTry(id, now)
+    }
+    for (const step of this.#model.plan(may)) {
       if (step.length === 0) continue
       const errors = rtnl.batch(step.map((operation) => operation.request))
       for (const [i, operation] of step.entries()) {
@@ -330,12 +345,19 @@ export class Reconciler {
           deleted ||= operation.action === 'delete'
           if (this.#succeeded(operation)) {
             repaired.push(operation)
+            this.#model.repaired?.(operation)
             if (this.#slowDown(idOf(operation))) fought.push(operation)
           }
         } else if (this.#refused(operation, error, now)) {
           refused.push(error)
         }
       }
+    }
+    // What failed and need not be done any more, as when the peer has left, fails no longer.
+    for (const id of this.#failed.keys()) {
+      if (pending.has(id)) continue
+      this.#failed.delete(id)
+      this.#failures.clear(id)
     }
     // The kernel reports a deleted neighbour or FDB entry as if it had done it by itself. Read while nothing is wanted
     // there, that is no news; after the peer came back it would look like somebody else's doing.

@@ -1,0 +1,199 @@
+import type { Clock } from '../../clock.ts'
+import { formatIpv4, formatSubnet, type Subnet, subnetKey } from '../../ip.ts'
+import type { Logger } from '../../log.ts'
+import type { Lease } from '../../subnet/lease.ts'
+import type { Network, Underlay } from '../backend.ts'
+import { Backoff } from '../backoff.ts'
+import { NO_REPAIRS, type ReconcilerStatus } from '../reconciler.ts'
+import { describeFailure, runCommand, say } from './command.ts'
+
+export interface ExtensionOptions {
+  readonly log: Logger
+  readonly clock: Clock
+  readonly underlay: Underlay
+  readonly commands: {
+    readonly add: string | undefined
+    readonly remove: string | undefined
+    readonly shutdown: string | undefined
+  }
+  /** What every command finds in its environment. */
+  readonly base: Readonly<Record<string, string>>
+  /** What describes this node. */
+  readonly own: Readonly<Record<string, string>>
+}
+
+/** Milliseconds for one peer, and for the end. */
+const PEER_TIMEOUT = 30_000
+const SHUTDOWN_TIMEOUT = 10_000
+
+/** What the commands are told of a peer. */
+interface Peer {
+  readonly subnet: Subnet
+  readonly publicIP: number
+  readonly data: string
+}
+
+/**
+ * Runs one command for each peer that comes, changes or goes, one after another in the order of the events. One that fails
+ * is run again with growing pauses, and keeps no other peer waiting.
+ */
+export class ExtensionNetwork implements Network {
+  readonly name = 'extension'
+  readonly #options: ExtensionOptions
+  #underlay: Underlay
+  readonly #wanted = new Map<number, Peer>()
+  /** Peers for which the add command has been run, be it in vain. */
+  readonly #told = new Map<number, Peer>()
+  /** Where wanted and told differ, in the order that it came to be so. */
+  readonly #pending = new Set<number>()
+  readonly #failures = new Backoff<number>(0)
+  readonly #failed = new Set<number>()
+  readonly #skipped = new Map<number, string>()
+  #wake: (() => void) | undefined
+
+  constructor(options: ExtensionOptions) {
+    this.#options = options
+    this.#underlay = options.underlay
+  }
+
+  get mtu(): number {
+    return this.#underlay.mtu
+  }
+
+  get status(): ReconcilerStatus {
+    return { peers: this.#wanted.size, skipped: this.#skipped.size, tables: {}, repairs: NO_REPAIRS }
+  }
+
+  setUnderlay(underlay: Underlay): void {
+    this.#underlay = underlay
+  }
+
+  replaceLeases(leases: Iterable<Lease>): void {
+    const all = [...leases]
+    const current = new Set(all.map(({ subnet }) => subnetKey(subnet)))
+    for (const [key, { subnet }] of this.#wanted) if (!current.has(key)) this.removeLease(subnet)
+    for (const lease of all) this.putLease(lease)
+  }
+
+  putLease(lease: Lease): void {
+    const { subnet } = lease
+    const { backendType, backendData, publicIP } = lease.attributes
+    const key = subnetKey(subnet)
+    const problem =
+      backendType !== 'extension'
+        ? `Ignoring non-extension subnet: type=${backendType} (${formatSubnet(subnet)})`
+        : backendData !== undefined && backendData !== null && typeof backendData !== 'string'
+          ? `failed to unmarshal backend data of ${formatSubnet(subnet)}: it is no string`
+          : undefined
+    if (problem !== undefined) {
+      this.removeLease(subnet)
+      if (this.#skipped.get(key) !== problem) this.#options.log.warn(problem)
+      this.#skipped.set(key, problem)
+      return
+    }
+    this.#skipped.delete(key)
+    const peer = { subnet, publicIP, data: typeof backendData === 'string' ? backendData : '' }
+    const before = this.#wanted.get(key)
+    if (before?.publicIP === peer.publicIP && before.data === peer.data) return
+    this.#options.log.info(`Subnet added: ${formatSubnet(subnet)} via ${formatIpv4(publicIP)}`)
+    this.#wanted.set(key, peer)
+    this.#queue(key)
+  }
+
+  removeLease(subnet: Subnet): void {
+    const key = subnetKey(subnet)
+    this.#skipped.delete(key)
+    if (!this.#wanted.delete(key)) return
+    this.#options.log.info(`Subnet removed: ${formatSubnet(subnet)}`)
+    if (this.#told.has(key)) this.#queue(key)
+    else this.#pending.delete(key)
+  }
+
+  // The kernel is the commands' business.
+  observe(): void {}
+  observeOverrun(): void {}
+
+  apply(): void {
+    this.#wake?.()
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, commands, log, own } = this.#options
+    while (!signal.aborted) {
+      const now = clock.now()
+      const key = [...this.#pending].find((k) => this.#failures.wait(k, now) === 0)
+      if (key !== undefined) {
+        await this.#tell(key, signal)
+        continue
+      }
+      const waits = [...this.#pending].map((k) => this.#failures.wait(k, now))
+      await this.#sleep(Math.min(60_000, ...waits), signal)
+    }
+    const { shutdown } = commands
+    if (shutdown === undefined) return
+    const outcome = await this.#run(shutdown, own, '', SHUTDOWN_TIMEOUT, new AbortController().signal)
+    if (outcome !== undefined) log.error(outcome)
+  }
+
+  /** What came later than this counts from its own place. */
+  #queue(key: number): void {
+    this.#failures.clear(key)
+    this.#pending.delete(key)
+    this.#pending.add(key)
+    this.#wake?.()
+  }
+
+  /** Runs the one command that a peer's change calls for. */
+  async #tell(key: number, signal: AbortSignal): Promise<void> {
+    const { commands, clock, log } = this.#options
+    const wanted = this.#wanted.get(key)
+    const peer = wanted ?? this.#told.get(key)
+    const line = wanted === undefined ? commands.remove : commands.add
+    this.#pending.delete(key)
+    if (peer === undefined) return
+    if (wanted !== undefined) this.#told.set(key, wanted)
+    const variables = { SUBNET: formatSubnet(peer.subnet), PUBLIC_IP: formatIpv4(peer.publicIP) }
+    const problem = line && (await this.#run(line, variables, peer.data, PEER_TIMEOUT, signal))
+    if (signal.aborted) return
+    if (!problem) {
+      this.#failures.clear(key)
+      this.#failed.delete(key)
+      if (wanted === undefined) this.#told.delete(key)
+      return
+    }
+    if (!this.#failed.has(key)) log.error(`${problem}; trying again`)
+    this.#failed.add(key)
+    this.#failures.note(key, clock.now())
+    // Unless it has changed meanwhile, and waits for its turn anyway.
+    this.#pending.add(key)
+  }
+
+  /** Resolves to what went wrong, undefined when all is well. */
+  async #run(
+    line: string,
+    variables: Readonly<Record<string, string>>,
+    data: string,
+    timeout: number,
+    signal: AbortSignal,
+  ): Promise<string | undefined> {
+    const { base, log } = this.#options
+    const command = { line, env: { ...base, ...variables }, input: `${data}\n`, timeout }
+    const outcome = await runCommand(command, signal)
+    if (outcome.kind === 'failed') {
+      const about = Object.entries(variables).map(([name, value]) => `${name}=${value}`)
+      return `${describeFailure(line, outcome)} (${about.join(' ')})`
+    }
+    log.info(`Ran command: ${say(line)} Output: ${say(outcome.output)}`)
+    return undefined
+  }
+
+  async #sleep(ms: number, signal: AbortSignal): Promise<void> {
+    const timer = new AbortController()
+    const stop = (): void => timer.abort()
+    this.#wake = stop
+    signal.addEventListener('abort', stop, { once: true })
+    await this.#options.clock.sleep(ms, timer.signal)
+    signal.removeEventListener('abort', stop)
+    this.#wake = undefined
+  }
+}

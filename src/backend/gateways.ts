@@ -1,0 +1,93 @@
+import { formatIpv4, formatSubnet, type Ipv4, type Subnet, subnetKey } from '../ip.ts'
+import type { Logger } from '../log.ts'
+import type { Lease } from '../subnet/lease.ts'
+import { UnusableLease } from './reconciler.ts'
+import type { Path, PeerRoutes } from './routes.ts'
+
+export interface GatewayPeersOptions {
+  /** `Backend.Type`, which the peers' leases have to name. */
+  readonly type: string
+  readonly routes: PeerRoutes
+  readonly log: Logger
+  /** How a peer's address is reached now, or why it is not. */
+  readonly pathTo: (publicIP: Ipv4) => Path | string
+}
+
+interface Peer {
+  readonly subnet: Subnet
+  readonly publicIP: Ipv4
+  /** Undefined while there is none. */
+  path: Path | undefined
+}
+
+/** The peers of host-gw and ipip, which are routed to through their own underlay address. Writes nothing to the kernel. */
+export class GatewayPeers {
+  readonly #options: GatewayPeersOptions
+  readonly #peers = new Map<number, Peer>()
+
+  constructor(options: GatewayPeersOptions) {
+    this.#options = options
+  }
+
+  *subnets(): Generator<Subnet> {
+    for (const { subnet } of this.#peers.values()) yield subnet
+  }
+
+  /** Somebody had removed the route to this subnet, and it is back. */
+  recovered(subnet: Subnet): void {
+    const peer = this.#peers.get(subnetKey(subnet))
+    if (peer === undefined) return
+    this.#options.log.info(`Route recovered ${formatSubnet(subnet)} : ${formatIpv4(peer.publicIP)}`)
+  }
+
+  /** A new or changed lease. Throws UnusableLease when it is another backend's; what stood for the subnet goes then. */
+  put(lease: Lease): void {
+    const { type, log } = this.#options
+    const { backendType, publicIP } = lease.attributes
+    const { subnet } = lease
+    const name = `${formatSubnet(subnet)} via ${formatIpv4(publicIP)}`
+    if (backendType !== type) {
+      this.remove(subnet)
+      throw new UnusableLease(`Ignoring non-${type} subnet: type=${backendType} (${name})`)
+    }
+    const key = subnetKey(subnet)
+    if (this.#peers.get(key)?.publicIP === publicIP) return
+    log.info(`Subnet added: ${name}`)
+    const peer = { subnet, publicIP, path: undefined }
+    this.#peers.set(key, peer)
+    this.#settle(peer, true)
+  }
+
+  remove(subnet: Subnet): void {
+    if (!this.#peers.delete(subnetKey(subnet))) return
+    this.#options.log.info(`Subnet removed: ${formatSubnet(subnet)}`)
+    this.#options.routes.unwant(subnet)
+    if (this.#options.routes.left()) this.rebuild(true)
+  }
+
+  /** Looks again at how each peer is reached; `anew` also where nothing has changed. */
+  rebuild(anew = false): void {
+    for (const peer of this.#peers.values()) this.#settle(peer, false, anew)
+  }
+
+  #settle(peer: Peer, isNew: boolean, anew = false): void {
+    const { routes, log, pathTo } = this.#options
+    const { subnet, publicIP, path: before } = peer
+    const path = pathTo(publicIP)
+    const name = `${formatSubnet(subnet)} via ${formatIpv4(publicIP)}`
+    if (typeof path === 'string') {
+      peer.path = undefined
+      routes.unwant(subnet)
+      if (isNew || before !== undefined) log.error(`Error adding route to ${name}: ${path}`)
+      return
+    }
+    if (before === undefined && !isNew) log.info(`${name} can be reached now`)
+    peer.path = path
+    if (before !== undefined && samePath(before, path) && !anew) return
+    routes.want(subnet, path)
+  }
+}
+
+function samePath(a: Path, b: Path): boolean {
+  return a.gateway === b.gateway && a.oif === b.oif && a.onlink === b.onlink
+}

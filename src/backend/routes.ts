@@ -1,0 +1,358 @@
+/**
+ * The routes to peers' subnets, and the nexthop objects that some of them go through.
+ *
+ *     few peers     10.1.2.0/24 via 192.0.2.2 dev eth0                    the line that flannel's users know
+ *     many peers    10.1.2.0/24 nhid 4043309058 via 192.0.2.2 dev eth0    the same, by a nexthop object
+ *
+ * All of flannel's plain routes share one hash bucket in the kernel's fib_find_info, which makes them quadratic: 1,000
+ * take 13 ms, 15,000 take 2.6 s; with nexthop objects 15,000 take 68 ms.
+ *
+ * Which routes of the main table are ours is decided here, once for all backends:
+ * - those to a peer's exact subnet at metric 0, where a second route would shadow ours;
+ * - those through a nexthop object with our id prefix;
+ * - what the backend says in addition (`owns`): all on a device of its own, or those of a lease's shape.
+ * The kernel's own routes (connected ones) are never ours; where one stands in a peer's place, the peer has to wait.
+ */
+import { contains, formatSubnet, type Ipv4, type Subnet, sameSubnet, subnetKey } from '../ip.ts'
+import type { Logger } from '../log.ts'
+import type { Rtnl } from '../netlink/conn.ts'
+import {
+  RT_SCOPE_UNIVERSE,
+  RT_TABLE_MAIN,
+  RTN_UNICAST,
+  RTPROT_BOOT,
+  RTPROT_KERNEL,
+} from '../netlink/constants.ts'
+import { NetlinkError } from '../netlink/errors.ts'
+import type { Notification } from '../netlink/monitor.ts'
+import { deleteNexthop, dumpNexthops, type Nexthop, replaceNexthop } from '../netlink/nexthop.ts'
+import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
+import { DeltaTracker } from './delta.ts'
+import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
+
+/** Plain routes up to here, nexthop objects beyond. */
+export const PLAIN_ROUTES = 1024
+
+/** How a peer's subnet is reached. */
+export interface Path {
+  readonly gateway: Ipv4
+  /** Index of the device. */
+  readonly oif: number
+  /** The gateway is on the link though no route says so, as everything is on a tunnel. */
+  readonly onlink: boolean
+}
+
+export interface PeerRoutesOptions {
+  readonly rtnl: Rtnl
+  readonly log: Logger
+  readonly network: Subnet
+  readonly subnetLen: number
+  /** The device that most paths leave by: nexthop objects are made on it. 0 while there is none. */
+  readonly device: () => { readonly index: number; readonly name: string }
+  /** Whether a route is ours for another reason than the two above. Not asked about the kernel's own. */
+  readonly owns: (route: Route) => boolean
+}
+
+interface Entry {
+  readonly route: Route
+  readonly nexthop: Nexthop | undefined
+}
+
+export class PeerRoutes {
+  readonly #options: PeerRoutesOptions
+  readonly #supported: boolean
+  readonly #entries = new Map<number, Entry>()
+  readonly #routes = new DeltaTracker<string, Route>((a, b) => a.onlink === b.onlink)
+  readonly #nexthops = new DeltaTracker<number, Nexthop>(
+    (a, b) => a.gateway === b.gateway && a.oif === b.oif && a.onlink === b.onlink,
+  )
+  /** Connected routes that stand where a lease's would, by subnet, and the device. */
+  readonly #connected = new Map<number, number>()
+  readonly #warned = new Set<number>()
+  /** How many peers there are, or soon will be while a snapshot is taken in. */
+  #expected = 0
+  #plain = 0
+
+  constructor(options: PeerRoutesOptions) {
+    this.#options = options
+    this.#supported = supportsNexthops(options.rtnl)
+  }
+
+  /** Announces a snapshot of this many leases, so that the kinds of route are chosen for all and not for the first. */
+  expect(count: number): void {
+    this.#expected = count
+  }
+
+  get(destination: Subnet): Entry | undefined {
+    return this.#entries.get(subnetKey(destination))
+  }
+
+  /** The destination of the wanted route with this key. */
+  destinationOf({ table, key }: TableKey): Subnet | undefined {
+    return table === 'route' ? this.#routes.wanted(String(key))?.destination : undefined
+  }
+
+  /** A path in the place of the one that was wanted so far. */
+  want(subnet: Subnet, path: Path): void {
+    this.unwant(subnet)
+    const entry = this.#choose(subnet, path)
+    this.#entries.set(subnetKey(subnet), entry)
+    if (entry.nexthop === undefined) this.#plain++
+    else this.#nexthops.want(entry.nexthop.id, entry.nexthop)
+    this.#routes.want(routeKey(entry.route), entry.route)
+  }
+
+  unwant(subnet: Subnet): void {
+    const key = subnetKey(subnet)
+    const entry = this.#entries.get(key)
+    if (entry === undefined) return
+    this.#entries.delete(key)
+    if (entry.nexthop === undefined) this.#plain--
+    else this.#nexthops.unwant(entry.nexthop.id)
+    this.#routes.unwant(routeKey(entry.route))
+  }
+
+  /** A peer has left for good. Returns whether all paths should be wanted anew: few enough are left for plain routes. */
+  left(): boolean {
+    this.#expected = this.#entries.size
+    return this.#entries.size > this.#plain && this.#few()
+  }
+
+  /** Reads both tables whole; returns the keys that were not as believed. Throws NetlinkError. */
+  load(): TableKey[] {
+    const { rtnl, device } = this.#options
+    const surprising: TableKey[] = []
+    if (this.#supported) {
+      const objects = rtnl.dump(dumpNexthops({ oif: device().index })).filter((n) => this.#ownsNexthop(n))
+      for (const key of this.#nexthops.holdExactly(objects.map((n) => [n.id, n])))
+        surprising.push({ table: 'nexthop', key })
+    }
+    const routes = rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))
+    this.#connected.clear()
+    for (const route of routes) this.#noteConnected(route, false)
+    const ours = routes.filter((route) => this.#ownsRoute(route))
+    for (const key of this.#routes.holdExactly(ours.map((route) => [routeKey(route), route])))
+      surprising.push({ table: 'route', key })
+    return surprising
+  }
+
+  /** Takes in what somebody else did; returns the keys that changed, undefined when the kernel did not say all of it. */
+  observe(notification: Notification): TableKey[] | undefined {
+    if (notification.kind === 'nexthop') {
+      const { value, deleted } = notification
+      if (!isOurNexthopId(value.id)) return []
+      // It took the routes through it along, without a word about them.
+      if (deleted && this.#nexthops.held(value.id) !== undefined) return undefined
+      const gone = deleted || !this.#ownsNexthop(value)
+      const news = gone ? this.#nexthops.lose(value.id) : this.#nexthops.hold(value.id, value)
+      return news ? [{ table: 'nexthop', key: value.id }] : []
+    }
+    if (notification.kind !== 'route') return []
+    const { value, deleted, replaced } = notification
+    const changed: TableKey[] = []
+    if (this.#noteConnected(value, deleted)) {
+      const entry = this.get(value.destination)
+      if (entry !== undefined) changed.push({ table: 'route', key: routeKey(entry.route) })
+    }
+    if (replaced) {
+      // The kernel says what came, not what went: of several in a row it is the first, which we do not know.
+      const row = [...this.#routes.heldEntries()].filter(([, held]) => inOneRow(held, value))
+      if (row.length > 1) return undefined
+      for (const [key] of row) if (this.#routes.lose(key)) changed.push({ table: 'route', key })
+    }
+    if (this.#ownsRoute(value)) {
+      const key = routeKey(value)
+      const news = deleted ? this.#routes.lose(key) : this.#routes.hold(key, value)
+      if (news) changed.push({ table: 'route', key })
+    }
+    return changed
+  }
+
+  /** Routes to nowhere: they go first, before what they lead through goes. */
+  stale(may: May): Iterable<Operation> {
+    return deletions(
+      'route',
+      this.#routes,
+      deleteRoute,
+      may,
+      (route) => this.get(route.destination) === undefined,
+    )
+  }
+
+  nexthopWrites(may: May): Iterable<Operation> {
+    const { name } = this.#options.device()
+    return writes('nexthop', this.#nexthops, (n) => replaceNexthop(n, name), may)
+  }
+
+  /** Routes whose nexthop object stands, and for which `ready` says that the rest of what they lead through does. */
+  writes(may: May, ready: (destination: Subnet) => boolean = () => true): Iterable<Operation> {
+    const { index, name } = this.#options.device()
+    const device = ({ oif }: Route) => (oif === undefined || oif === index ? name : `interface ${oif}`)
+    return writes(
+      'route',
+      this.#routes,
+      (route) => replaceRoute(route, device(route)),
+      may,
+      ({ destination, nexthopId }) =>
+        (nexthopId === undefined || this.#nexthops.settled(nexthopId)) &&
+        ready(destination) &&
+        !this.#blocked(destination),
+    )
+  }
+
+  /** Wrong routes beside a right one. */
+  wrong(may: May): Iterable<Operation> {
+    return deletions('route', this.#routes, deleteRoute, may, (route) => {
+      const entry = this.get(route.destination)
+      return entry !== undefined && this.#routes.settled(routeKey(entry.route))
+    })
+  }
+
+  /** Nexthop objects that nothing uses any more. */
+  nexthopDeletions(may: May): Iterable<Operation> {
+    return deletions('nexthop', this.#nexthops, (n) => deleteNexthop(n.id), may)
+  }
+
+  counts() {
+    return { nexthop: this.#nexthops.counts, route: this.#routes.counts }
+  }
+
+  /** Of a lease's shape, as flannel writes host-gw's, ipip's and direct routes. */
+  hasLeaseShape(route: Route): boolean {
+    const { network, subnetLen } = this.#options
+    return isLeaseRoute(route, network, subnetLen)
+  }
+
+  /** Keeps the kind of route that the kernel holds already, so that a restart over a right kernel writes nothing. */
+  #choose(subnet: Subnet, path: Path): Entry {
+    const { network, subnetLen, device } = this.#options
+    const base = {
+      destination: subnet,
+      table: RT_TABLE_MAIN,
+      protocol: RTPROT_BOOT,
+      scope: RT_SCOPE_UNIVERSE,
+      type: RTN_UNICAST,
+      tos: 0,
+      metric: 0,
+      source: undefined,
+      multipath: false,
+      cloned: false,
+    }
+    const plain = { route: { ...base, ...path, nexthopId: undefined }, nexthop: undefined }
+    const usable = this.#supported && path.oif === device().index
+    const id = usable ? nexthopIdOf(subnet, network, subnetLen) : undefined
+    if (id === undefined) return plain
+    const through = {
+      route: { ...base, gateway: undefined, nexthopId: id, oif: undefined, onlink: false },
+      nexthop: { id, ...path, protocol: RTPROT_BOOT },
+    }
+    if (!this.#few() && this.#routes.held(routeKey(through.route)) !== undefined) return through
+    return this.#plain < PLAIN_ROUTES ? plain : through
+  }
+
+  /** Far enough below the limit that going back to plain routes will not soon be undone. */
+  #few(): boolean {
+    return Math.max(this.#entries.size, this.#expected) < PLAIN_ROUTES * 0.75
+  }
+
+  #ownsNexthop({ id, oif }: Nexthop): boolean {
+    return isOurNexthopId(id) && oif === this.#options.device().index
+  }
+
+  #ownsRoute(route: Route): boolean {
+    if (route.table !== RT_TABLE_MAIN || route.protocol === RTPROT_KERNEL) return false
+    if (route.nexthopId !== undefined && isOurNexthopId(route.nexthopId)) return true
+    if (route.metric === 0 && route.tos === 0 && this.get(route.destination) !== undefined) return true
+    return this.#options.owns(route)
+  }
+
+  /** Remembers a connected route of a lease's size; returns whether it is one. */
+  #noteConnected({ table, protocol, metric, tos, oif, destination }: Route, deleted: boolean): boolean {
+    const { network } = this.#options
+    if (table !== RT_TABLE_MAIN || protocol !== RTPROT_KERNEL || metric !== 0 || tos !== 0) return false
+    if (!contains(network, destination.address) || destination.length <= network.length) return false
+    if (deleted) this.#connected.delete(subnetKey(destination))
+    else this.#connected.set(subnetKey(destination), oif ?? 0)
+    return true
+  }
+
+  /** A route would take the place of this machine's own, such as that to a docker bridge with an earlier subnet. */
+  #blocked(destination: Subnet): boolean {
+    const key = subnetKey(destination)
+    const index = this.#connected.get(key)
+    if (index === undefined) {
+      this.#warned.delete(key)
+      return false
+    }
+    if (!this.#warned.has(key)) {
+      this.#options.log.warn(
+        `${formatSubnet(destination)} is leased by another node, but interface ${index} of this machine stands in it: ` +
+          'leaving its route alone; give that interface (docker0?) an address of FLANNEL_SUBNET, or remove it',
+      )
+    }
+    this.#warned.add(key)
+    return true
+  }
+}
+
+/** What RTM_DELROUTE finds a route by, so that deleting a wrong one never takes the right one beside it. */
+export function routeKey(r: Route): string {
+  const path = r.nexthopId !== undefined ? `nhid ${r.nexthopId}` : `${r.gateway ?? ''} ${r.oif ?? ''}`
+  const multipath = r.multipath ? ' multipath' : ''
+  return `${r.destination.address}/${r.destination.length} ${r.metric} ${r.tos} ${r.type} ${r.protocol} ${r.scope} ${r.source ?? ''} ${path}${multipath}`
+}
+
+function inOneRow(a: Route, b: Route): boolean {
+  return a.metric === b.metric && a.tos === b.tos && sameSubnet(a.destination, b.destination)
+}
+
+/** A route as flannel writes it for a lease: through a gateway, to a subnet of SubnetLen inside the network. */
+export function isLeaseRoute(route: Route, network: Subnet, subnetLen: number): boolean {
+  return (
+    route.protocol === RTPROT_BOOT &&
+    route.type === RTN_UNICAST &&
+    route.gateway !== undefined &&
+    route.metric === 0 &&
+    route.tos === 0 &&
+    route.destination.length === subnetLen &&
+    contains(network, route.destination.address)
+  )
+}
+
+/** Nexthop ids of ours have this top byte, so that a restart knows them and other software's stay clear. */
+const NEXTHOP_ID_PREFIX = 0xf1000000
+
+/**
+ * The nexthop id of a subnet: its position in the network, in the lower 24 bits. Undefined where positions do not
+ * fit or do not exist (a lease of another length than the network's SubnetLen): such a peer gets a plain route.
+ */
+export function nexthopIdOf(subnet: Subnet, network: Subnet, subnetLen: number): number | undefined {
+  if (subnet.length !== subnetLen || subnetLen - network.length > 24) return undefined
+  return NEXTHOP_ID_PREFIX + (subnet.address - network.address) / 2 ** (32 - subnetLen)
+}
+
+export function isOurNexthopId(id: number): boolean {
+  return id >>> 24 === NEXTHOP_ID_PREFIX >>> 24
+}
+
+/** Whether the kernel reaches an address by this interface without a router between. False when it can't tell. */
+export function isOnLink(rtnl: Rtnl, index: number, address: Ipv4): boolean {
+  try {
+    const route = rtnl.get(getRoute(address))
+    return route.gateway === undefined && route.oif === index
+  } catch (error) {
+    if (!(error instanceof NetlinkError)) throw error
+    return false
+  }
+}
+
+/** Nexthop objects came with Linux 5.3. */
+function supportsNexthops(rtnl: Rtnl): boolean {
+  try {
+    rtnl.dump(dumpNexthops({}))
+    return true
+  } catch (error) {
+    if (error instanceof NetlinkError) return false
+    throw error
+  }
+}
