@@ -165,10 +165,9 @@ export class LeaseKeeper {
   }
 
   #see(lease: Lease): void {
-    // What is not newer than our own last write was answered by that.
-    if (lease.modifiedIndex <= this.#lease.modifiedIndex) return
-    if (sameAttributes(lease.attributes, this.#attributes)) this.#adopt(lease)
-    else this.#suspect()
+    // An event's TTL is that of its time, which after a broken connection may be hours ago; what is not newer than
+    // our own last write was answered by that.
+    if (lease.modifiedIndex > this.#lease.modifiedIndex) this.#suspect()
   }
 
   #adopt(lease: Lease): void {

@@ -178,7 +178,9 @@ describe('renewal', () => {
       return true
     }
     pass(23 * HOUR)
-    await until('the lost one', () => lost > 0)
+    await until('the failure', () => log.matching(/^error Error renewing lease/).length === 1)
+    await settled()
+    clock.advance(1_000)
     await until('it is known', () => keeper.secondsLeft > 86_000)
     expect(log.matching(/lost|overwritten/)).toEqual([])
   })
