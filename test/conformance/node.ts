@@ -116,7 +116,7 @@ export class TestNode {
   readonly op: Operator
   readonly clock: ManualClock
   readonly network: VxlanNetwork
-  /** `<level> <message>` and who did it. */
+  /** `<level> <message>` and who did it, from info up. */
   readonly logged: string[] = []
   /** Every change that was asked of the kernel, in words. */
   readonly writes: string[] = []
@@ -153,6 +153,11 @@ export class TestNode {
         this.underlayChanges++
       },
     })
+  }
+
+  /** Of the requests: whom the kernel says to have done it. */
+  get portId(): number {
+    return this.#requests.portId
   }
 
   /** As the daemon starts: the device, the first snapshot, one apply; from then on by itself. */
@@ -210,7 +215,8 @@ export class TestNode {
         const by = fields?.by === undefined ? '' : ` by=${fields.by}`
         this.logged.push(`${level} ${message}${by}`)
       }
-    return { trace: at('T'), debug: at('D'), info: at('I'), warn: at('W'), error: at('E') }
+    const silent = () => undefined
+    return { trace: silent, debug: silent, info: at('I'), warn: at('W'), error: at('E') }
   }
 
   #tapped(socket: NetlinkSocket, refuse: (words: string) => boolean): NetlinkSocket {

@@ -86,8 +86,8 @@ export interface Injection {
   /** RTM_* */
   readonly type: number
   readonly code: ConstructorParameters<typeof Refusal>[0]
-  /** Refuses only these payloads. */
-  readonly where?: (payload: Uint8Array) => boolean
+  /** Refuses only what comes from the socket with this port id. */
+  readonly from: number
   times: number
 }
 
@@ -167,7 +167,7 @@ export class FakeKernel {
     }
     for (const request of readMessages(datagram)) {
       try {
-        this.#refuseIfInjected(request)
+        this.#refuseIfInjected(request, socket.portId)
         if ((request.type & 3) === 2) this.#answer(request, socket.portId, answer)
         else this.#change(request, socket.portId)
         if ((request.flags & NLM_F_ACK) !== 0) answer(ackMessage(request, socket.portId, 0, undefined))
@@ -179,10 +179,8 @@ export class FakeKernel {
     if (lost) socket.overrun()
   }
 
-  #refuseIfInjected({ type, payload }: NetlinkMessage): void {
-    const injection = this.injections.find(
-      (i) => i.times > 0 && i.type === type && (i.where?.(payload) ?? true),
-    )
+  #refuseIfInjected({ type }: NetlinkMessage, portId: number): void {
+    const injection = this.injections.find((i) => i.times > 0 && i.type === type && i.from === portId)
     if (injection === undefined) return
     injection.times--
     throw new Refusal(injection.code)

@@ -1,0 +1,240 @@
+/** Every call that can fail, failing; on the fake kernel, which can be told to. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { PLAIN_ROUTES } from '../../../src/backend/vxlan/peers.ts'
+import {
+  RTM_DELADDR,
+  RTM_DELLINK,
+  RTM_DELNEIGH,
+  RTM_DELNEXTHOP,
+  RTM_DELROUTE,
+  RTM_GETADDR,
+  RTM_GETLINK,
+  RTM_GETNEIGH,
+  RTM_GETNEXTHOP,
+  RTM_GETROUTE,
+  RTM_NEWADDR,
+  RTM_NEWLINK,
+  RTM_NEWNEIGH,
+  RTM_NEWNEXTHOP,
+  RTM_NEWROUTE,
+} from '../../../src/netlink/constants.ts'
+import { FakeMachine } from '../../conformance/machine.ts'
+import { DEVICE, type NodeOptions, type Peer, peer, prepare, TestNode } from '../../conformance/node.ts'
+import { Operator } from '../../conformance/operator.ts'
+import type { Injection } from '../../fakes/kernel.ts'
+
+const SOON = 100
+const LATER = 61_000
+const ALICE = peer(1)
+const BOB = peer(2)
+const CAROL = peer(3)
+
+const CALLS = {
+  ...{ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR },
+  ...{ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH },
+  ...{ RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP },
+}
+type Call = keyof typeof CALLS
+
+let machine: FakeMachine
+let op: Operator
+let node: TestNode | undefined
+
+beforeEach(() => {
+  machine = new FakeMachine()
+  op = new Operator(machine.open())
+  prepare(op)
+})
+afterEach(async () => {
+  await node?.stop()
+  node = undefined
+})
+
+function newNode(options: NodeOptions = {}): TestNode {
+  node = new TestNode(machine, op, options)
+  return node
+}
+
+function inject(call: Call, code: Injection['code'], times = 1): Injection {
+  if (node === undefined) throw new Error('no node')
+  const injection: Injection = { type: CALLS[call], from: node.portId, code, times }
+  machine.kernel.injections.push(injection)
+  return injection
+}
+
+describe('a start', () => {
+  it.each<Call>(['RTM_GETLINK', 'RTM_NEWLINK', 'RTM_GETADDR', 'RTM_NEWADDR'])(
+    'that fails at %s says what failed, and works the next time',
+    (call) => {
+      const first = newNode()
+      const injection = inject(call, 'ENOMEM')
+      expect(() => first.network.start()).toThrow(
+        expect.objectContaining({ name: 'NetlinkError', code: 'ENOMEM' }),
+      )
+      expect(injection.times).toBe(0)
+      first.start([ALICE])
+      first.expectState([ALICE])
+    },
+  )
+
+  it('in which the entries cannot be read deletes nothing, and goes on when they can', async () => {
+    newNode().start([ALICE, BOB])
+    await node?.stop()
+    const next = newNode()
+    next.network.start()
+    const injection = inject('RTM_GETNEIGH', 'ENOMEM', 3)
+    expect(() => next.snapshot([ALICE])).not.toThrow()
+    next.network.apply()
+    next.expectState([ALICE, BOB])
+    next.network.apply()
+    next.network.apply()
+    next.network.apply()
+    expect(injection.times).toBe(0)
+    next.expectState([ALICE])
+  })
+
+  it('on a kernel without nexthop objects makes plain routes only', () => {
+    machine.kernel.supportsNexthops = false
+    const peers = Array.from({ length: PLAIN_ROUTES + 5 }, (_, i) => peer(i + 1))
+    newNode().start(peers).expectState(peers)
+  })
+})
+
+const CODES: readonly Injection['code'][] = [
+  'ENOMEM',
+  'EINVAL',
+  'ENODEV',
+  'ENETDOWN',
+  'EEXIST',
+  'ENOENT',
+  'ESRCH',
+]
+
+describe.each(CODES)('%s', (code) => {
+  it.each<Call>([
+    ...(['RTM_NEWLINK', 'RTM_DELLINK', 'RTM_GETLINK', 'RTM_NEWADDR', 'RTM_DELADDR', 'RTM_GETADDR'] as const),
+    ...([
+      'RTM_NEWROUTE',
+      'RTM_DELROUTE',
+      'RTM_GETROUTE',
+      'RTM_NEWNEIGH',
+      'RTM_DELNEIGH',
+      'RTM_GETNEIGH',
+    ] as const),
+  ])('in answer to %s costs a retry and nothing else', async (call) => {
+    const running = newNode({ directRouting: true }).start([ALICE, BOB])
+    await running.settle(SOON)
+    const injection = inject(call, code)
+    op.do(op.address('add', DEVICE, '10.244.0.9/32'))
+    running.remove(BOB)
+    running.put(CAROL)
+    await running.settle(SOON)
+    if (injection.times > 0) {
+      op.do(op.setVxlan(DEVICE, { local: 0xc0000209 }))
+      await running.settle(SOON)
+    }
+    expect(injection.times).toBe(0)
+    await running.settle(2 * LATER)
+    running.expectState([ALICE, CAROL])
+    running.forget()
+    await running.settle(LATER)
+    expect({ writes: running.writes, logged: running.logged }).toEqual({ writes: [], logged: [] })
+  })
+})
+
+describe('beyond the limit of plain routes', () => {
+  const many = Array.from({ length: PLAIN_ROUTES }, (_, i) => peer(i + 1))
+  const last: Peer = { ...peer(PLAIN_ROUTES + 1), kind: 'nexthop' }
+  it.each(
+    (['RTM_NEWNEXTHOP', 'RTM_DELNEXTHOP', 'RTM_GETNEXTHOP', 'RTM_NEWROUTE'] as const).flatMap((call) =>
+      (['ENOMEM', 'EINVAL', 'ENOENT'] as const).map((code) => ({ call, code })),
+    ),
+  )('$code in answer to $call costs a retry and nothing else', async ({ call, code }) => {
+    const running = newNode().start([...many, last])
+    const injection = inject(call, code)
+    const next: Peer = { ...peer(PLAIN_ROUTES + 2), kind: 'nexthop' }
+    running.remove(last)
+    running.put(next)
+    await running.settle(SOON)
+    await running.settle(2 * LATER)
+    expect(injection.times).toBe(0)
+    running.expectState([...many, next])
+  })
+})
+
+describe('answers', () => {
+  it.each([1, 2, 3, 4, 5, 8, 20])('of which %i are lost are asked for again', async (lost) => {
+    const running = newNode().start([ALICE, BOB])
+    await running.settle(SOON)
+    machine.kernel.lostAnswers = lost
+    op = new Operator(machine.open())
+    running.remove(ALICE)
+    running.put(CAROL)
+    await running.settle(SOON)
+    await running.settle(5 * LATER)
+    expect(machine.kernel.lostAnswers).toBe(0)
+    running.expectState([BOB, CAROL])
+    running.forget()
+    await running.settle(LATER)
+    expect({ writes: running.writes, logged: running.logged }).toEqual({ writes: [], logged: [] })
+  })
+
+  it.each([1, 9, 10, 35])('of which %i are interrupted dumps are asked for again', async (interrupted) => {
+    const running = newNode().start([ALICE, BOB])
+    await running.settle(SOON)
+    machine.kernel.interruptions = interrupted
+    op.do(op.unlink(DEVICE))
+    await running.settle(2 * LATER)
+    expect(machine.kernel.interruptions).toBe(0)
+    running.expectState([ALICE, BOB])
+  })
+})
+
+describe('a failure that lasts', () => {
+  it('is one line, and one more when it ends', async () => {
+    const running = newNode().start([ALICE])
+    await running.settle(SOON)
+    running.forget()
+    const injection = inject('RTM_NEWNEIGH', 'ENOMEM', 1000)
+    running.put(BOB)
+    await running.settle(10 * LATER)
+    expect(running.logged).toEqual([
+      'E write neighbour 10.244.2.0 -> 02:00:00:01:00:02 on flannel.1: ENOMEM; write FDB entry 02:00:00:01:00:02 -> 203.0.113.2 on flannel.1: ENOMEM; trying again',
+    ])
+    expect(running.network.status.tables).toMatchObject({ neighbour: { failed: 1 }, fdb: { failed: 1 } })
+    injection.times = 0
+    running.forget()
+    await running.settle(LATER)
+    running.expectState([ALICE, BOB])
+    expect(running.logged.filter((line) => line.includes('works again'))).toHaveLength(2)
+    expect(running.network.status.tables).toMatchObject({ neighbour: { failed: 0 }, fdb: { failed: 0 } })
+  })
+
+  it('of a peer that leaves is forgotten', async () => {
+    const running = newNode().start([ALICE])
+    const injection = inject('RTM_NEWNEIGH', 'ENOMEM', 1000)
+    running.put(BOB)
+    await running.settle(LATER)
+    running.remove(BOB)
+    await running.settle(LATER)
+    injection.times = 0
+    running.forget()
+    await running.settle(5 * LATER)
+    expect({ writes: running.writes, logged: running.logged }).toEqual({ writes: [], logged: [] })
+    expect(running.network.status.tables).toMatchObject({ neighbour: { failed: 0 }, fdb: { failed: 0 } })
+  })
+
+  it('of the device is one line, tried again with pauses, and ends', async () => {
+    const running = newNode().start([ALICE])
+    await running.settle(SOON)
+    const injection = inject('RTM_NEWLINK', 'ENOMEM', 1000)
+    op.do(op.unlink(DEVICE))
+    running.forget()
+    await running.settle(10 * LATER)
+    expect(running.logged).toHaveLength(1)
+    expect(1000 - injection.times).toBeLessThan(30)
+    injection.times = 0
+    await running.settle(LATER)
+    running.expectState([ALICE])
+  })
+})
