@@ -1,5 +1,6 @@
 /*
- * The system calls that Node lacks: netlink sockets, and one unix datagram for sd_notify(3).
+ * The system calls that Node lacks: netlink sockets, and one unix datagram for sd_notify(3). The data path of the udp
+ * backend, in udp_*.c, is part of the same addon.
  *
  * It is thin on purpose. src/native.ts checks every argument before it gets here; a function here makes its
  * call and returns the result, or a negative errno. What a message means is TypeScript's business.
@@ -10,14 +11,10 @@
  * the environment (process exit, worker.terminate()).
  */
 #define _GNU_SOURCE
-#define NAPI_VERSION 8
+#include "addon.h"
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/netlink.h>
-#include <node_api.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +30,6 @@
 #define CHECK(condition) ((void)(condition))
 #endif
 
-#define MAX_ARGS 4
 #define MAX_INSTRUCTIONS 64
 
 typedef struct {
@@ -48,36 +44,8 @@ typedef struct {
   napi_async_cleanup_hook_handle hook;
 } Socket;
 
-static napi_value result(napi_env env, int64_t value) {
-  napi_value number;
-  return napi_create_int64(env, value, &number) == napi_ok ? number : NULL;
-}
-
-/* A wrong type here is a defect of src/native.ts: say so in JavaScript instead of crashing. */
-static napi_value misuse(napi_env env) {
-  napi_throw_type_error(env, NULL, "flannel.node: bad argument");
-  return NULL;
-}
-
-static bool arguments(napi_env env, napi_callback_info info, size_t count, napi_value *values) {
-  size_t got = MAX_ARGS;
-  return napi_get_cb_info(env, info, &got, values, NULL, NULL) == napi_ok && got >= count;
-}
-
 static bool socket_argument(napi_env env, napi_value value, Socket **s) {
   return napi_get_value_external(env, value, (void **)s) == napi_ok && *s != NULL;
-}
-
-static bool int_argument(napi_env env, napi_value value, int32_t *number) {
-  return napi_get_value_int32(env, value, number) == napi_ok;
-}
-
-static bool bytes_argument(napi_env env, napi_value value, void **data, size_t *length) {
-  napi_typedarray_type type;
-  bool typed = false;
-  return napi_is_typedarray(env, value, &typed) == napi_ok && typed &&
-         napi_get_typedarray_info(env, value, &type, length, data, NULL, NULL) == napi_ok &&
-         type == napi_uint8_array;
 }
 
 static void release(Socket *s) {
@@ -313,5 +281,5 @@ NAPI_MODULE_INIT() {
       {"notify", NULL, notify, NULL, NULL, NULL, napi_enumerable, NULL},
   };
   if (napi_define_properties(env, exports, sizeof functions / sizeof *functions, functions) != napi_ok) return NULL;
-  return exports;
+  return define_tunnel(env, exports) ? exports : NULL;
 }

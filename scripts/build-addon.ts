@@ -9,7 +9,7 @@ export interface AddonBuild {
   readonly debug?: boolean
   /** Where to write the addon. */
   readonly out?: string
-  /** Another C file than `native/flannel.c`: the tests have an addon of their own. */
+  /** Another C file than those of `native`: the tests have an addon of their own. */
   readonly source?: string
   /** The C compiler; a cross compiler will do, since Node's headers are the same everywhere. Else `$CC`, else `cc`. */
   readonly cc?: string
@@ -20,7 +20,8 @@ export interface AddonBuild {
  * of the addon. Throws when the headers or the compiler are missing, or when the compiler refuses.
  */
 export function buildAddon(build: AddonBuild = {}): string {
-  const { debug = false, cc = process.env.CC || 'cc', source = join(root, 'native/flannel.c') } = build
+  const { debug = false, cc = process.env.CC || 'cc' } = build
+  const sources = build.source ? [build.source] : globSync(join(root, 'native/*.c')).sort()
   const target = build.out ?? join(root, 'build/native', debug ? 'flannel-debug.node' : 'flannel.node')
   const variant = debug ? ['-g', '-O0', '-DDEBUG'] : ['-O2', '-DNDEBUG', '-s']
   // Written beside and renamed, so that a process which has the old one loaded keeps its mapping.
@@ -29,8 +30,9 @@ export function buildAddon(build: AddonBuild = {}): string {
   const { error, status } = spawnSync(
     cc,
     [
-      ...['-std=c11', '-Wall', '-Wextra', '-Werror', '-fPIC', '-shared', '-fvisibility=hidden', ...variant],
-      ...['-isystem', nodeHeaders(), '-o', written, source],
+      ...['-std=c11', '-Wall', '-Wextra', '-Werror', '-fPIC', '-shared', '-pthread'],
+      ...['-fvisibility=hidden', ...variant],
+      ...['-isystem', nodeHeaders(), '-o', written, ...sources],
     ],
     { stdio: ['ignore', 'inherit', 'inherit'] },
   )

@@ -1,4 +1,4 @@
-import { existsSync, statSync } from 'node:fs'
+import { existsSync, globSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { getSystemErrorName } from 'node:util'
 import { buildAddon } from '../../scripts/build-addon.ts'
@@ -6,10 +6,10 @@ import { buildAddon } from '../../scripts/build-addon.ts'
 const root = `${import.meta.dirname}/../..`
 const script = `${root}/scripts/build-addon.ts`
 
-/** Builds the addon where the program looks for it, if it is not there or older than its source; returns its path. */
+/** Builds the addon where the program looks for it, if it is not there or older than its sources; returns its path. */
 export function ensureAddon({ debug = false } = {}): string {
   const out = `${root}/build/native/flannel${debug ? '-debug' : ''}.node`
-  return isNewer(out, `${root}/native/flannel.c`) ? out : buildAddon({ debug, out })
+  return isNewer(out, ...globSync(`${root}/native/*.[ch]`)) ? out : buildAddon({ debug, out })
 }
 
 /**
@@ -31,8 +31,8 @@ function check(what: string, result: number): number {
   return result
 }
 
-function isNewer(built: string, source: string): boolean {
+function isNewer(built: string, ...sources: readonly string[]): boolean {
   if (!existsSync(built)) return false
   const { mtimeMs } = statSync(built)
-  return mtimeMs > statSync(source).mtimeMs && mtimeMs > statSync(script).mtimeMs
+  return [script, ...sources].every((source) => mtimeMs > statSync(source).mtimeMs)
 }
