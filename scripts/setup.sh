@@ -20,7 +20,7 @@ case ${1:-} in
   demo) wanted="$build $lab" ;;
   test)
     wanted="$build $lab openssl:openssl curl:curl nft:nftables dash:dash bash:bash"
-    optional='dockerd:docker.io busybox:busybox-static'
+    optional='dockerd:docker.io busybox:busybox-static strace:strace'
     ;;
   bench) wanted="$build $lab iperf3:iperf3" ;;
   binary) wanted="$build strip:binutils $cross" ;;
