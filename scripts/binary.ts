@@ -15,12 +15,10 @@ import { writeCodeCache } from './code-cache.ts'
 const root = dirname(import.meta.dirname)
 const out = join(root, 'out')
 
-export const binaryOf = ({ name }: Architecture): string => join(out, `flanneld-linux-${name}`)
-
-function buildBinary(architecture: Architecture): void {
-  const parts = join(root, 'build/binary', architecture.name)
+/** Builds the executable for one architecture and writes it to `target`. `dist/` must be there. */
+export function buildBinary(architecture: Architecture, target: string): void {
+  const parts = `${target}.parts`
   mkdirSync(parts, { recursive: true })
-  mkdirSync(out, { recursive: true })
   const node = join(nodePackage(architecture), 'bin/node')
   const assets = ['flanneld.cjs', 'flanneld.cache', 'flannel.node']
   for (const name of ['start.cjs', 'flanneld.cjs']) copyFileSync(join(root, 'dist', name), join(parts, name))
@@ -43,7 +41,8 @@ function buildBinary(architecture: Architecture): void {
   chmodSync(executable, 0o755)
   execFileSync(tool(architecture, 'strip'), [executable])
   inject(executable, join(parts, 'blob'))
-  renameSync(executable, binaryOf(architecture))
+  renameSync(executable, target)
+  rmSync(parts, { recursive: true })
 }
 
 /** Puts the blob into the executable's notes, where Node looks for it, and flips the fuse that makes Node look. */
@@ -61,10 +60,11 @@ if (import.meta.main) {
   const names = process.argv.slice(2)
   for (const architecture of architectures) {
     if (names.length === 0 ? !isNative(architecture) : !names.includes(architecture.name)) continue
-    buildBinary(architecture)
-    process.stdout.write(`${binaryOf(architecture)}\n`)
+    const target = join(out, `flanneld-linux-${architecture.name}`)
+    buildBinary(architecture, target)
+    process.stdout.write(`${target}\n`)
     if (!isNative(architecture)) continue
     rmSync(join(out, 'flanneld'), { force: true })
-    linkSync(binaryOf(architecture), join(out, 'flanneld'))
+    linkSync(target, join(out, 'flanneld'))
   }
 }
