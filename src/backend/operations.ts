@@ -46,10 +46,10 @@ export function* deletions<K extends number | string, E, W extends E>(
   tracker: DeltaTracker<K, E, W>,
   request: (entry: E) => NetlinkRequest,
   may: May,
-  when: (entry: E) => boolean = () => true,
+  when: (entry: E, key: K) => boolean = () => true,
 ): Generator<Operation> {
   for (const [key, entry] of tracker.extra()) {
-    if (!when(entry) || !may({ table, key })) continue
+    if (!when(entry, key) || !may({ table, key })) continue
     yield { table, key, action: 'delete', request: request(entry), acknowledged: () => tracker.lose(key) }
   }
 }

@@ -53,16 +53,43 @@ export interface PeerRoutesOptions {
   readonly owns: (route: Route) => boolean
 }
 
-interface Entry {
+/** The kernel entries that lead to one peer's subnet. */
+export interface RouteEntries {
   readonly route: Route
   readonly nexthop: Nexthop | undefined
+}
+
+/** Pure: the route to a subnet as flannel writes it, or the same through a nexthop object. */
+export function routeEntries(subnet: Subnet, path: Path, nexthopId: number | undefined): RouteEntries {
+  const base = {
+    destination: subnet,
+    table: RT_TABLE_MAIN,
+    protocol: RTPROT_BOOT,
+    scope: RT_SCOPE_UNIVERSE,
+    type: RTN_UNICAST,
+    tos: 0,
+    metric: 0,
+    source: undefined,
+    multipath: false,
+    cloned: false,
+  }
+  if (nexthopId === undefined) {
+    return { route: { ...base, ...path, nexthopId: undefined }, nexthop: undefined }
+  }
+  return {
+    route: { ...base, gateway: undefined, nexthopId, oif: undefined, onlink: false },
+    nexthop: { id: nexthopId, ...path, protocol: RTPROT_BOOT },
+  }
 }
 
 export class PeerRoutes {
   readonly #options: PeerRoutesOptions
   readonly #supported: boolean
-  readonly #entries = new Map<number, Entry>()
-  readonly #routes = new DeltaTracker<string, Route>((a, b) => a.onlink === b.onlink)
+  readonly #entries = new Map<number, RouteEntries>()
+  /** Of a route through a nexthop object the kernel tells what the object says; the key has the object's id. */
+  readonly #routes = new DeltaTracker<string, Route>(
+    (a, b) => a.nexthopId !== undefined || a.onlink === b.onlink,
+  )
   readonly #nexthops = new DeltaTracker<number, Nexthop>(
     (a, b) => a.gateway === b.gateway && a.oif === b.oif && a.onlink === b.onlink,
   )
@@ -83,7 +110,7 @@ export class PeerRoutes {
     this.#expected = count
   }
 
-  get(destination: Subnet): Entry | undefined {
+  get(destination: Subnet): RouteEntries | undefined {
     return this.#entries.get(subnetKey(destination))
   }
 
@@ -154,11 +181,13 @@ export class PeerRoutes {
       const entry = this.get(value.destination)
       if (entry !== undefined) changed.push({ table: 'route', key: routeKey(entry.route) })
     }
-    if (replaced) {
+    // What is replaced outside the network is nothing that we want, and need not be known to be gone.
+    if (replaced && contains(this.#options.network, value.destination.address)) {
       // The kernel says what came, not what went: of several in a row it is the first, which we do not know.
-      const row = [...this.#routes.heldEntries()].filter(([, held]) => inOneRow(held, value))
+      const row: string[] = []
+      for (const [key, held] of this.#routes.heldEntries()) if (inOneRow(held, value)) row.push(key)
       if (row.length > 1) return undefined
-      for (const [key] of row) if (this.#routes.lose(key)) changed.push({ table: 'route', key })
+      for (const key of row) if (this.#routes.lose(key)) changed.push({ table: 'route', key })
     }
     if (this.#ownsRoute(value)) {
       const key = routeKey(value)
@@ -224,28 +253,13 @@ export class PeerRoutes {
   }
 
   /** Keeps the kind of route that the kernel holds already, so that a restart over a right kernel writes nothing. */
-  #choose(subnet: Subnet, path: Path): Entry {
+  #choose(subnet: Subnet, path: Path): RouteEntries {
     const { network, subnetLen, device } = this.#options
-    const base = {
-      destination: subnet,
-      table: RT_TABLE_MAIN,
-      protocol: RTPROT_BOOT,
-      scope: RT_SCOPE_UNIVERSE,
-      type: RTN_UNICAST,
-      tos: 0,
-      metric: 0,
-      source: undefined,
-      multipath: false,
-      cloned: false,
-    }
-    const plain = { route: { ...base, ...path, nexthopId: undefined }, nexthop: undefined }
+    const plain = routeEntries(subnet, path, undefined)
     const usable = this.#supported && path.oif === device().index
     const id = usable ? nexthopIdOf(subnet, network, subnetLen) : undefined
     if (id === undefined) return plain
-    const through = {
-      route: { ...base, gateway: undefined, nexthopId: id, oif: undefined, onlink: false },
-      nexthop: { id, ...path, protocol: RTPROT_BOOT },
-    }
+    const through = routeEntries(subnet, path, id)
     if (!this.#few() && this.#routes.held(routeKey(through.route)) !== undefined) return through
     return this.#plain < PLAIN_ROUTES ? plain : through
   }

@@ -1,6 +1,6 @@
 /** What somebody else breaks comes back: by notification at once, and without one with the next compare. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { PLAIN_ROUTES } from '../../src/backend/vxlan/peers.ts'
+import { PLAIN_ROUTES } from '../../src/backend/routes.ts'
 import { NUD_STALE } from '../../src/netlink/constants.ts'
 import type { NetlinkRequest } from '../../src/netlink/request.ts'
 import type { Machine } from './machine.ts'

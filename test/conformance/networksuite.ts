@@ -1,6 +1,6 @@
 /** One VXLAN network from first start to last peer, over a fake and a real kernel alike. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { PLAIN_ROUTES } from '../../src/backend/vxlan/peers.ts'
+import { PLAIN_ROUTES } from '../../src/backend/routes.ts'
 import type { Machine } from './machine.ts'
 import { DEVICE, leaseOf, type NodeOptions, OWN_MAC, type Peer, peer, prepare, TestNode } from './node.ts'
 import { Operator } from './operator.ts'

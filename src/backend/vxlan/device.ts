@@ -1,8 +1,8 @@
 import { formatIpv4, type Ipv4, type MacAddress } from '../../ip.ts'
-import { type Address, addAddress, deleteAddress, dumpAddresses } from '../../netlink/address.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
-import { changeLink, createVxlan, deleteLink, dumpLinks, getLink, type Link } from '../../netlink/link.ts'
+import { changeLink, createVxlan, deleteLink, dumpLinks, type Link } from '../../netlink/link.ts'
+import { ensureLink, findLink, renameLink } from '../device.ts'
 import { DeviceError } from '../reconciler.ts'
 
 /** The kernel's own port for VXLAN on Linux, which flannel uses when the config names none. */
@@ -22,15 +22,6 @@ export interface DeviceSpec {
   readonly mac: MacAddress
   /** The subnet's first address, which the device holds as /32. */
   readonly address: Ipv4
-}
-
-function findLink(rtnl: Rtnl, by: { readonly name: string } | { readonly index: number }): Link | undefined {
-  try {
-    return rtnl.get(getLink(by))
-  } catch (error) {
-    if (error instanceof NetlinkError && error.code === 'ENODEV') return undefined
-    throw error
-  }
 }
 
 /** The VXLAN device of that name, if there is one. Throws DeviceError when the name is somebody else's. */
@@ -78,15 +69,7 @@ export function ensureDevice(
     rtnl.execute(changeLink({ index, name, mac: spec.mac }))
     changes.push(`MAC ${link.mac} -> ${spec.mac}`)
   }
-  if (link.mtu !== spec.mtu) {
-    rtnl.execute(changeLink({ index, name, mtu: spec.mtu }))
-    changes.push(`MTU ${link.mtu} -> ${spec.mtu}`)
-  }
-  changes.push(...ensureAddress(rtnl, spec, index))
-  if (!link.up) {
-    rtnl.execute(changeLink({ index, name, up: true }))
-    if (!created) changes.push('was down, set up')
-  }
+  changes.push(...ensureLink(rtnl, link, { ...spec, created }))
   return { index, recreated: different, changes }
 }
 
@@ -132,15 +115,7 @@ function takeBackName(
 ): Link | undefined {
   const link = known === undefined ? undefined : findLink(rtnl, { index: known })
   if (link?.vxlan?.vni !== spec.vni) return undefined
-  try {
-    rtnl.execute(changeLink({ index: link.index, name: link.name, rename: spec.name }))
-  } catch (error) {
-    // Older kernels rename only what is down.
-    if (!(error instanceof NetlinkError && error.code === 'EBUSY')) throw error
-    rtnl.execute(changeLink({ index: link.index, name: link.name, up: false }))
-    rtnl.execute(changeLink({ index: link.index, name: link.name, rename: spec.name }))
-  }
-  changes.push(`renamed ${link.name} back to ${spec.name}`)
+  changes.push(renameLink(rtnl, link, spec.name))
   return findLink(rtnl, { index: link.index })
 }
 
@@ -163,28 +138,4 @@ function create(rtnl: Rtnl, spec: DeviceSpec): Link {
   if (link === undefined)
     throw new DeviceError(`${spec.name} vanished while it was being set up; trying again`)
   return link
-}
-
-/** Exactly one IPv4 address, the wanted /32. IPv6 ones, such as the kernel's link-local, are left alone. */
-function ensureAddress(rtnl: Rtnl, spec: DeviceSpec, index: number): string[] {
-  const found = rtnl.dump(dumpAddresses({ family: 4, index }))
-  const right = (a: Address): boolean => a.address === spec.address && a.length === 32
-  const strays = found.filter((a) => !right(a))
-  const changes: string[] = []
-  if (strays.length >= 2 && strays.length === found.length) {
-    throw new DeviceError(
-      `failed to ensure address of interface ${spec.name}: link has incompatible addresses ` +
-        `${found.map((a) => `${formatIpv4(Number(a.address))}/${a.length}`).join(', ')}. ` +
-        `Remove additional addresses and try again (ip addr flush dev ${spec.name})`,
-    )
-  }
-  if (!found.some(right)) {
-    rtnl.execute(addAddress({ index, name: spec.name, address: spec.address, length: 32 }))
-    changes.push(`added address ${formatIpv4(spec.address)}/32`)
-  }
-  for (const { address, length } of strays) {
-    rtnl.execute(deleteAddress({ index, name: spec.name, address, length }))
-    changes.push(`removed address ${formatIpv4(Number(address))}/${length}`)
-  }
-  return changes
 }

@@ -1,10 +1,6 @@
-import { formatIpv4, type Ipv4, type Subnet } from '../../ip.ts'
-import type { Logger } from '../../log.ts'
+import type { Subnet } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
-import { NetlinkError } from '../../netlink/errors.ts'
 import type { Notification } from '../../netlink/monitor.ts'
-import { dumpNexthops } from '../../netlink/nexthop.ts'
-import { getRoute } from '../../netlink/route.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
 import type { May, Operation, TableKey } from '../operations.ts'
@@ -16,6 +12,7 @@ import {
   Reconciler,
   type ReconcilerOptions,
 } from '../reconciler.ts'
+import { isOnLink, PeerRoutes } from '../routes.ts'
 import type { Links } from './desired.ts'
 import { type DeviceSpec, difference, ensureDevice } from './device.ts'
 import { Peers } from './peers.ts'
@@ -64,37 +61,36 @@ function onUnderlay({ index, name, address, mtu }: Underlay): Pick<DeviceSpec, '
 class VxlanModel implements Model {
   device: DeviceSpec
   readonly #rtnl: Rtnl
-  readonly #log: Logger
   readonly #directRouting: boolean
   readonly #onUnderlayChange: () => void
-  readonly #tables: Tables
+  readonly #tables = new Tables()
+  readonly #routes: PeerRoutes
   readonly #peers: Peers
-  readonly #nexthops: boolean
   #links: Links
 
   constructor(options: VxlanNetworkOptions) {
     const { rtnl, log, network, subnetLen, directRouting, underlay } = options
     this.device = { ...options.device, ...onUnderlay(underlay) }
     this.#rtnl = rtnl
-    this.#log = log
     this.#directRouting = directRouting
     this.#onUnderlayChange = options.onUnderlayChange
     this.#links = { device: 0, parent: underlay.index }
-    this.#nexthops = supportsNexthops(rtnl)
-    this.#tables = new Tables({
+    this.#routes = new PeerRoutes({
+      rtnl,
+      log,
       network,
       subnetLen,
-      directRouting,
-      wantsRouteTo: (destination) => this.#peers.entries(destination) !== undefined,
+      device: () => ({ index: this.#links.device, name: this.device.name }),
+      owns: (route) =>
+        route.oif === this.#links.device ||
+        (directRouting && route.oif === this.#links.parent && this.#routes.hasLeaseShape(route)),
     })
     this.#peers = new Peers(
       {
         tables: this.#tables,
-        network,
-        subnetLen,
+        routes: this.#routes,
         ownMac: () => this.device.mac,
-        isDirect: ({ underlay }) => directRouting && this.#onParentLink(underlay),
-        nexthops: this.#nexthops,
+        isDirect: (vtep) => directRouting && isOnLink(rtnl, this.device.parent.index, vtep.underlay),
       },
       this.#links,
     )
@@ -115,14 +111,17 @@ class VxlanModel implements Model {
   }
 
   load(): TableKey[] {
-    const surprising = this.#tables.load(this.#rtnl, this.#links, this.#nexthops)
+    const surprising = [...this.#tables.load(this.#rtnl, this.#links), ...this.#routes.load()]
     // What is reached directly is the routing table's word, which may have changed with it.
     if (this.#directRouting) this.#peers.rebuild(this.#links)
     return surprising
   }
 
   observe(notification: Notification): TableKey[] | undefined {
-    return this.#tables.observe(notification, this.#links)
+    const { kind } = notification
+    return kind === 'route' || kind === 'nexthop'
+      ? this.#routes.observe(notification)
+      : this.#tables.observe(notification, this.#links)
   }
 
   doubt(notification: LinkNotification): Doubt {
@@ -160,7 +159,7 @@ class VxlanModel implements Model {
   }
 
   expect(count: number): void {
-    this.#peers.expect(count)
+    this.#routes.expect(count)
   }
 
   subnets(): Iterable<Subnet> {
@@ -168,34 +167,13 @@ class VxlanModel implements Model {
   }
 
   plan(may: May): Iterable<readonly Operation[]> {
-    const peer = (destination: Subnet) => this.#peers.entries(destination)
-    return plan({ tables: this.#tables, deviceName: this.device.name, peer, may })
+    const tunnel = (destination: Subnet) => this.#peers.tunnel(destination)
+    const { name } = this.device
+    return plan({ tables: this.#tables, routes: this.#routes, deviceName: name, tunnel, may })
   }
 
   counts() {
-    const { neighbours, fdb, nexthops, routes } = this.#tables
-    return { neighbour: neighbours.counts, fdb: fdb.counts, nexthop: nexthops.counts, route: routes.counts }
-  }
-
-  #onParentLink(underlay: Ipv4): boolean {
-    try {
-      const route = this.#rtnl.get(getRoute(underlay))
-      return route.gateway === undefined && route.oif === this.device.parent.index
-    } catch (error) {
-      if (!(error instanceof NetlinkError)) throw error
-      this.#log.debug(`no route to ${formatIpv4(underlay)}: ${error.message}`)
-      return false
-    }
-  }
-}
-
-/** Nexthop objects came with Linux 5.3. */
-function supportsNexthops(rtnl: Rtnl): boolean {
-  try {
-    rtnl.dump(dumpNexthops({}))
-    return true
-  } catch (error) {
-    if (error instanceof NetlinkError) return false
-    throw error
+    const { neighbours, fdb } = this.#tables
+    return { neighbour: neighbours.counts, fdb: fdb.counts, ...this.#routes.counts() }
   }
 }

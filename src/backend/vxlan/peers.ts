@@ -1,31 +1,26 @@
 import { formatIpv4, formatSubnet, type MacAddress, type Subnet, subnetKey } from '../../ip.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import { UnusableLease } from '../reconciler.ts'
-import { desiredEntries, type Links, nexthopIdOf, type PeerEntries, type RouteKind } from './desired.ts'
-import { fdbKey, neighbourKey, routeKey, type Tables } from './tables.ts'
+import type { PeerRoutes } from '../routes.ts'
+import { type Links, pathTo, type TunnelEntries, tunnelEntries } from './desired.ts'
+import { fdbKey, neighbourKey, type Tables } from './tables.ts'
 import { type Vtep, vtepOf } from './vtep.ts'
-
-/**
- * Plain routes up to here, nexthop objects beyond. All flannel routes share one hash bucket in the kernel's
- * fib_find_info, which makes plain ones quadratic: 1,000 take 13 ms, 15,000 take 2.6 s; with nexthop objects
- * 15,000 take 68 ms.
- */
-export const PLAIN_ROUTES = 1024
 
 export interface PeersOptions {
   readonly tables: Tables
-  readonly network: Subnet
-  readonly subnetLen: number
+  readonly routes: PeerRoutes
   readonly ownMac: () => MacAddress
   /** Whether this peer's underlay address is on the parent's own link (DirectRouting). */
   readonly isDirect: (vtep: Vtep) => boolean
-  readonly nexthops: boolean
 }
 
 interface Peer {
   readonly vtep: Vtep
   modifiedIndex: number
-  entries: PeerEntries | undefined
+  /** Whether its entries are wanted; of those that share a MAC not all can be. */
+  wanted: boolean
+  /** Undefined, too, for a direct peer. */
+  tunnel: TunnelEntries | undefined
 }
 
 /** The remote VTEPs, and through them what the tables want. Writes nothing to the kernel. */
@@ -34,31 +29,19 @@ export class Peers {
   readonly #peers = new Map<number, Peer>()
   readonly #byMac = new Map<MacAddress, Peer[]>()
   #links: Links
-  /** How many peers there are, or soon will be while a snapshot is taken in. */
-  #expected = 0
-  #plain = 0
-  #throughNexthop = 0
 
   constructor(options: PeersOptions, links: Links) {
     this.#options = options
     this.#links = links
   }
 
-  get size(): number {
-    return this.#peers.size
-  }
-
   *subnets(): Generator<Subnet> {
     for (const peer of this.#peers.values()) yield peer.vtep.subnet
   }
 
-  entries(destination: Subnet): PeerEntries | undefined {
-    return this.#peers.get(subnetKey(destination))?.entries
-  }
-
-  /** Announces a snapshot of this many leases, so that the kinds of route are chosen for all and not for the first. */
-  expect(count: number): void {
-    this.#expected = count
+  /** What carries the peer that has this destination through the tunnel. */
+  tunnel(destination: Subnet): TunnelEntries | undefined {
+    return this.#peers.get(subnetKey(destination))?.tunnel
   }
 
   /** A new or changed lease. Throws UnusableLease when it is none of ours; what stood for the subnet is then withdrawn. */
@@ -85,7 +68,7 @@ export class Peers {
       return
     }
     if (before !== undefined) this.#drop(before)
-    const peer: Peer = { vtep, modifiedIndex: lease.modifiedIndex, entries: undefined }
+    const peer: Peer = { vtep, modifiedIndex: lease.modifiedIndex, wanted: false, tunnel: undefined }
     this.#peers.set(key, peer)
     const sharing = this.#byMac.get(vtep.mac)
     if (sharing === undefined) this.#byMac.set(vtep.mac, [peer])
@@ -100,8 +83,7 @@ export class Peers {
     this.#peers.delete(key)
     this.#drop(peer)
     this.#settleMac(peer.vtep.mac)
-    this.#expected = this.#peers.size
-    if (this.#throughNexthop > 0 && this.#few()) this.rebuild(this.#links)
+    if (this.#options.routes.left()) this.rebuild(this.#links)
   }
 
   /** Wants every entry anew: the device or its parent has another index, or what is direct may have changed. */
@@ -120,7 +102,7 @@ export class Peers {
       if (!this.#winner(mac, peer)) this.#unwant(peer)
     }
     for (const peer of this.#byMac.get(mac) ?? []) {
-      if (peer.entries === undefined && this.#winner(mac, peer)) this.#want(peer)
+      if (!peer.wanted && this.#winner(mac, peer)) this.#want(peer)
     }
   }
 
@@ -139,51 +121,30 @@ export class Peers {
   }
 
   #want(peer: Peer): void {
-    const { tables } = this.#options
-    const entries = this.#choose(peer.vtep)
-    peer.entries = entries
-    this.#count(entries.kind, 1)
-    if (entries.neighbour) tables.neighbours.want(neighbourKey(entries.neighbour), entries.neighbour)
-    if (entries.fdb) tables.fdb.want(fdbKey(entries.fdb), entries.fdb)
-    if (entries.nexthop) tables.nexthops.want(entries.nexthop.id, entries.nexthop)
-    tables.routes.want(routeKey(entries.route), entries.route)
+    const { tables, routes, isDirect } = this.#options
+    const { vtep } = peer
+    const direct = isDirect(vtep)
+    peer.wanted = true
+    if (!direct) {
+      const { neighbour, fdb } = tunnelEntries(vtep, this.#links)
+      tables.neighbours.want(neighbourKey(neighbour), neighbour)
+      tables.fdb.want(fdbKey(fdb), fdb)
+      peer.tunnel = { neighbour, fdb }
+    }
+    routes.want(vtep.subnet, pathTo(vtep, direct, this.#links))
   }
 
   #unwant(peer: Peer): void {
-    const { tables } = this.#options
-    const { entries } = peer
-    if (entries === undefined) return
-    peer.entries = undefined
-    this.#count(entries.kind, -1)
-    if (entries.neighbour) tables.neighbours.unwant(neighbourKey(entries.neighbour))
-    const shared = (this.#byMac.get(peer.vtep.mac) ?? []).some((p) => p.entries?.fdb && p !== peer)
-    if (entries.fdb && !shared) tables.fdb.unwant(fdbKey(entries.fdb))
-    if (entries.nexthop) tables.nexthops.unwant(entries.nexthop.id)
-    tables.routes.unwant(routeKey(entries.route))
-  }
-
-  /** Keeps the kind of route that the kernel holds already, so that a restart over a right kernel writes nothing. */
-  #choose(vtep: Vtep): PeerEntries {
-    const { isDirect, nexthops, network, subnetLen, tables } = this.#options
-    const make = (kind: RouteKind, id?: number): PeerEntries => desiredEntries(vtep, kind, id, this.#links)
-    if (isDirect(vtep)) return make('direct')
-    const plain = make('tunnel')
-    const id = nexthops ? nexthopIdOf(vtep.subnet, network, subnetLen) : undefined
-    if (id === undefined) return plain
-    const throughNexthop = make('nexthop', id)
-    if (!this.#few() && tables.routes.held(routeKey(throughNexthop.route)) !== undefined)
-      return throughNexthop
-    return this.#plain < PLAIN_ROUTES ? plain : throughNexthop
-  }
-
-  /** Far enough below the limit that going back to plain routes will not soon be undone. */
-  #few(): boolean {
-    return Math.max(this.#peers.size, this.#expected) < PLAIN_ROUTES * 0.75
-  }
-
-  #count(kind: RouteKind, by: 1 | -1): void {
-    if (kind === 'tunnel') this.#plain += by
-    else if (kind === 'nexthop') this.#throughNexthop += by
+    const { tables, routes } = this.#options
+    const { vtep, tunnel, wanted } = peer
+    if (!wanted) return
+    peer.wanted = false
+    peer.tunnel = undefined
+    routes.unwant(vtep.subnet)
+    if (tunnel === undefined) return
+    tables.neighbours.unwant(neighbourKey(tunnel.neighbour))
+    const shared = (this.#byMac.get(vtep.mac) ?? []).some((p) => p.tunnel !== undefined)
+    if (!shared) tables.fdb.unwant(fdbKey(tunnel.fdb))
   }
 }
 

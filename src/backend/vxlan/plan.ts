@@ -1,17 +1,17 @@
 import type { Subnet } from '../../ip.ts'
 import { deleteFdbEntry, replaceFdbEntry } from '../../netlink/fdb.ts'
 import { deleteNeighbour, replaceNeighbour } from '../../netlink/neighbour.ts'
-import { deleteNexthop, replaceNexthop } from '../../netlink/nexthop.ts'
-import { deleteRoute, replaceRoute } from '../../netlink/route.ts'
 import { deletions, type May, type Operation, writes } from '../operations.ts'
-import type { PeerEntries } from './desired.ts'
-import { fdbKey, neighbourKey, routeKey, type Tables } from './tables.ts'
+import type { PeerRoutes } from '../routes.ts'
+import type { TunnelEntries } from './desired.ts'
+import { fdbKey, neighbourKey, type Tables } from './tables.ts'
 
 export interface PlanContext {
   readonly tables: Tables
+  readonly routes: PeerRoutes
   readonly deviceName: string
-  /** The wanted entries of the peer that has this destination. */
-  readonly peer: (destination: Subnet) => PeerEntries | undefined
+  /** What carries the peer that has this destination; undefined where it is reached without the tunnel. */
+  readonly tunnel: (destination: Subnet) => TunnelEntries | undefined
   readonly may: May
 }
 
@@ -27,49 +27,34 @@ export interface PlanContext {
  * It is a generator, so that each step is made from what the kernel acknowledged of the step before; it writes
  * nothing itself. Every key that is neither wanted nor held is not touched.
  */
-export function* plan({ tables, deviceName, peer, may }: PlanContext): Generator<Operation[]> {
-  const { neighbours, fdb, nexthops, routes } = tables
+export function* plan({ tables, routes, deviceName, tunnel, may }: PlanContext): Generator<Operation[]> {
+  const { neighbours, fdb } = tables
 
-  yield [...deletions('route', routes, deleteRoute, may, (route) => peer(route.destination) === undefined)]
+  yield [...routes.stale(may)]
 
   yield [
     ...writes('neighbour', neighbours, (n) => replaceNeighbour(n, deviceName), may),
     ...writes('fdb', fdb, (f) => replaceFdbEntry(f, deviceName), may),
-    ...writes('nexthop', nexthops, (n) => replaceNexthop(n, deviceName), may),
+    ...routes.nexthopWrites(may),
   ]
 
   yield [
-    ...writes(
-      'route',
-      routes,
-      (r) => replaceRoute(r, deviceName),
-      may,
-      (route) => {
-        const entries = peer(route.destination)
-        return entries !== undefined && standsFor(tables, entries)
-      },
-    ),
-  ]
-
-  yield [
-    ...deletions('route', routes, deleteRoute, may, (route) => {
-      const entries = peer(route.destination)
-      return entries !== undefined && routes.settled(routeKey(entries.route))
+    ...routes.writes(may, (destination) => {
+      const entries = tunnel(destination)
+      return entries === undefined || standsFor(tables, entries)
     }),
   ]
+
+  yield [...routes.wrong(may)]
 
   yield [
     ...deletions('neighbour', neighbours, (n) => deleteNeighbour(n, deviceName), may),
     ...deletions('fdb', fdb, (f) => deleteFdbEntry(f, deviceName), may),
-    ...deletions('nexthop', nexthops, (n) => deleteNexthop(n.id), may),
+    ...routes.nexthopDeletions(may),
   ]
 }
 
 /** Whether all that a peer's route leads through is in the kernel. */
-function standsFor(tables: Tables, { neighbour, fdb, nexthop }: PeerEntries): boolean {
-  return (
-    (neighbour === undefined || tables.neighbours.settled(neighbourKey(neighbour))) &&
-    (fdb === undefined || tables.fdb.settled(fdbKey(fdb))) &&
-    (nexthop === undefined || tables.nexthops.settled(nexthop.id))
-  )
+function standsFor(tables: Tables, { neighbour, fdb }: TunnelEntries): boolean {
+  return tables.neighbours.settled(neighbourKey(neighbour)) && tables.fdb.settled(fdbKey(fdb))
 }

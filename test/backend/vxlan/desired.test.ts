@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { desiredEntries, isOurNexthopId, nexthopIdOf } from '../../../src/backend/vxlan/desired.ts'
+import { isOurNexthopId, nexthopIdOf, routeEntries } from '../../../src/backend/routes.ts'
+import { pathTo, tunnelEntries } from '../../../src/backend/vxlan/desired.ts'
 import { parseCidr, type Subnet } from '../../../src/ip.ts'
 
 const vtep = { subnet: subnet('10.244.1.0/24'), mac: '02:00:00:00:00:02', underlay: 0xc0000202 }
@@ -16,23 +17,23 @@ const route = {
 
 describe("a peer's entries", () => {
   it('lead through the tunnel as flannel writes them', () => {
-    expect(desiredEntries(vtep, 'tunnel', undefined, links)).toEqual({
-      ...{ kind: 'tunnel', neighbour, fdb, nexthop: undefined },
+    expect(tunnelEntries(vtep, links)).toEqual({ neighbour, fdb })
+    expect(routeEntries(vtep.subnet, pathTo(vtep, false, links), undefined)).toEqual({
+      nexthop: undefined,
       route: { ...route, gateway: 0x0af40100, oif: 4, onlink: true, nexthopId: undefined },
     })
   })
 
   it('lead through a nexthop object, which says what the route then need not', () => {
-    expect(desiredEntries(vtep, 'nexthop', 0xf1000001, links)).toEqual({
-      ...{ kind: 'nexthop', neighbour, fdb },
+    expect(routeEntries(vtep.subnet, pathTo(vtep, false, links), 0xf1000001)).toEqual({
       nexthop: { id: 0xf1000001, gateway: 0x0af40100, oif: 4, onlink: true, protocol: 3 },
       route: { ...route, gateway: undefined, oif: undefined, onlink: false, nexthopId: 0xf1000001 },
     })
   })
 
   it('are a route alone where the peer is on the same link', () => {
-    expect(desiredEntries(vtep, 'direct', undefined, links)).toEqual({
-      ...{ kind: 'direct', neighbour: undefined, fdb: undefined, nexthop: undefined },
+    expect(routeEntries(vtep.subnet, pathTo(vtep, true, links), undefined)).toEqual({
+      nexthop: undefined,
       route: { ...route, gateway: 0xc0000202, oif: 3, onlink: false, nexthopId: undefined },
     })
   })

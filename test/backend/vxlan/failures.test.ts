@@ -1,6 +1,6 @@
 /** Every call that can fail, failing; on the fake kernel, which can be told to. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { PLAIN_ROUTES } from '../../../src/backend/vxlan/peers.ts'
+import { PLAIN_ROUTES } from '../../../src/backend/routes.ts'
 import {
   RTM_DELADDR,
   RTM_DELLINK,

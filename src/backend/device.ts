@@ -1,0 +1,93 @@
+/** What backends with a device of their own do with it, whatever its kind. */
+import { formatIpv4, type Ipv4 } from '../ip.ts'
+import { type Address, addAddress, deleteAddress, dumpAddresses } from '../netlink/address.ts'
+import type { Rtnl } from '../netlink/conn.ts'
+import { NetlinkError } from '../netlink/errors.ts'
+import { changeLink, getLink, type Link } from '../netlink/link.ts'
+import { DeviceError } from './reconciler.ts'
+
+/** A device by name or by index, undefined when there is none. Throws NetlinkError. */
+export function findLink(
+  rtnl: Rtnl,
+  by: { readonly name: string } | { readonly index: number },
+): Link | undefined {
+  try {
+    return rtnl.get(getLink(by))
+  } catch (error) {
+    if (error instanceof NetlinkError && error.code === 'ENODEV') return undefined
+    throw error
+  }
+}
+
+/** Gives a device its name back and says so in words. Throws NetlinkError. */
+export function renameLink(rtnl: Rtnl, link: Link, rename: string): string {
+  const { index, name } = link
+  try {
+    rtnl.execute(changeLink({ index, name, rename }))
+  } catch (error) {
+    // Older kernels rename only what is down.
+    if (!(error instanceof NetlinkError && error.code === 'EBUSY')) throw error
+    rtnl.execute(changeLink({ index, name, up: false }))
+    rtnl.execute(changeLink({ index, name, rename }))
+  }
+  return `renamed ${name} back to ${rename}`
+}
+
+/**
+ * Brings MTU, IPv4 address and state of a device to what they have to be, and says in words what it changed. Throws
+ * NetlinkError, and DeviceError when the device has several addresses and not the wanted one.
+ */
+export function ensureLink(
+  rtnl: Rtnl,
+  link: Link,
+  wanted: {
+    readonly name: string
+    readonly mtu: number
+    /** The one IPv4 address that it holds, as /32. */
+    readonly address: Ipv4
+    /** It is new: that it is down is no news. */
+    readonly created: boolean
+  },
+): string[] {
+  const changes: string[] = []
+  const { index } = link
+  const { name, mtu } = wanted
+  if (link.mtu !== mtu) {
+    rtnl.execute(changeLink({ index, name, mtu }))
+    changes.push(`MTU ${link.mtu} -> ${mtu}`)
+  }
+  changes.push(...ensureAddress(rtnl, index, wanted))
+  if (!link.up) {
+    rtnl.execute(changeLink({ index, name, up: true }))
+    if (!wanted.created) changes.push('was down, set up')
+  }
+  return changes
+}
+
+/** Exactly one IPv4 address, the wanted /32. IPv6 ones, such as the kernel's link-local, are left alone. */
+function ensureAddress(
+  rtnl: Rtnl,
+  index: number,
+  { name, address: wanted }: { readonly name: string; readonly address: Ipv4 },
+): string[] {
+  const found = rtnl.dump(dumpAddresses({ family: 4, index }))
+  const right = (a: Address): boolean => a.address === wanted && a.length === 32
+  const strays = found.filter((a) => !right(a))
+  const changes: string[] = []
+  if (strays.length >= 2 && strays.length === found.length) {
+    throw new DeviceError(
+      `failed to ensure address of interface ${name}: link has incompatible addresses ` +
+        `${found.map((a) => `${formatIpv4(Number(a.address))}/${a.length}`).join(', ')}. ` +
+        `Remove additional addresses and try again (ip addr flush dev ${name})`,
+    )
+  }
+  if (!found.some(right)) {
+    rtnl.execute(addAddress({ index, name, address: wanted, length: 32 }))
+    changes.push(`added address ${formatIpv4(wanted)}/32`)
+  }
+  for (const { address, length } of strays) {
+    rtnl.execute(deleteAddress({ index, name, address, length }))
+    changes.push(`removed address ${formatIpv4(Number(address))}/${length}`)
+  }
+  return changes
+}

@@ -1,0 +1,58 @@
+/**
+ * Routes in a row: same destination, TOS and metric. The kernel uses the first only, a write takes the place of the
+ * first, whichever that is, and a deletion takes metric 0 for "any": to delete a wrong route that a write has just
+ * replaced would delete somebody else's, the same at another metric.
+ *
+ *     row as found         after surplus()     after writes()     believed
+ *     wrong1 wrong2        wrong2              right              wrong2 is gone
+ *
+ * So all wrong routes of a row but one go first, and that one is known to be what the write replaced.
+ */
+import { subnetKey } from '../ip.ts'
+import type { NetlinkRequest } from '../netlink/request.ts'
+import { deleteRoute, type Route } from '../netlink/route.ts'
+import type { DeltaTracker } from './delta.ts'
+import { deletions, type May, type Operation, writes } from './operations.ts'
+
+type Routes = DeltaTracker<string, Route>
+
+/** The wrong routes in the rows of routes that are yet to be written, by destination; the keys of each row in order. */
+function wrongRows(routes: Routes): Map<number, string[]> {
+  const rows = new Map<number, string[]>()
+  for (const [key, { destination }] of routes.missing()) {
+    // One that is held with another value is in its own way.
+    rows.set(subnetKey(destination), routes.held(key) === undefined ? [] : [key])
+  }
+  for (const [key, { destination, metric, tos }] of routes.extra()) {
+    if (metric === 0 && tos === 0) rows.get(subnetKey(destination))?.push(key)
+  }
+  return rows
+}
+
+/** Deletes all but the first of the wrong routes in a row that is yet to be written. */
+export function surplus(routes: Routes, may: May): Iterable<Operation> {
+  const surplus = new Set<string>()
+  for (const [, ...rest] of wrongRows(routes).values()) for (const key of rest) surplus.add(key)
+  return surplus.size === 0 ? [] : deletions('route', routes, deleteRoute, may, (_, key) => surplus.has(key))
+}
+
+/** Writes what is wanted and not held, at metric 0, as far as `when` lets it. */
+export function* rowWrites(
+  routes: Routes,
+  request: (route: Route) => NetlinkRequest,
+  may: May,
+  when: (route: Route) => boolean,
+): Generator<Operation> {
+  const rows = wrongRows(routes)
+  for (const operation of writes('route', routes, request, may, when)) {
+    const entry = routes.wanted(String(operation.key))
+    const row = entry && rows.get(subnetKey(entry.destination))
+    yield {
+      ...operation,
+      acknowledged: () => {
+        for (const key of row ?? []) routes.lose(key)
+        operation.acknowledged()
+      },
+    }
+  }
+}
