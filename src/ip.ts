@@ -84,9 +84,12 @@ export function overlaps(a: Subnet, b: Subnet): boolean {
   return ((a.address ^ b.address) & mask) === 0
 }
 
-/** A number that stands for the prefix in maps: cheaper than text where there are tens of thousands. */
-export function subnetKey(subnet: Subnet): number {
-  return subnet.address * 64 + subnet.length
+/**
+ * A number that stands for the prefix in maps: its address with the first host bit set, which tells the length. Maps
+ * are several times faster with such 32-bit keys than with larger numbers or text; only a /32 needs another kind.
+ */
+export function subnetKey({ address, length }: Subnet): number {
+  return length === 32 ? address + 0.5 : address | (1 << (31 - length))
 }
 
 export function sameSubnet(a: Subnet, b: Subnet): boolean {

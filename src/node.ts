@@ -9,9 +9,8 @@ import type { Rtnl } from './netlink/conn.ts'
 import type { Options } from './options.ts'
 import type { NetworkConfig } from './subnet/config.ts'
 import type { LeaseKeeper } from './subnet/keeper.ts'
-import type { LeaseWatchResult } from './subnet/lease.ts'
 import type { LeaseList, Registry } from './subnet/registry.ts'
-import { LeaseTable } from './subnet/table.ts'
+import { type LeaseChanges, LeaseTable } from './subnet/table.ts'
 import type { LeaseRules } from './subnet/validate.ts'
 import { watchLeases } from './subnet/watch.ts'
 import { renderSubnetFile, type SubnetFileContent, writeFileAtomically } from './subnetfile.ts'
@@ -89,34 +88,35 @@ export class Node {
     const { current } = underlay
     network.setUnderlay(current)
     if (before.publicIP !== current.publicIP) {
-      keeper.updateAttributes({ ...keeper.lease.attributes, publicIP: current.publicIP })
+      keeper.updateAttributes({ ...keeper.attributes, publicIP: current.publicIP })
     }
-    if (this.#table.setRules(this.#rules())) network.replaceLeases(this.#table.leases())
+    this.#pass(this.#table.setRules(this.#rules()))
     if (before.mtu !== current.mtu) void this.#writeFiles(signal)
   }
 
   /** Takes in the first list, then what the watch says. */
   async #follow(signal: AbortSignal, list: LeaseList): Promise<void> {
-    const { registry, clock, log } = this.#parts
+    const { registry, clock, log, network } = this.#parts
     this.#table.replace(list.leases, list.bad)
-    this.#apply()
+    network.replaceLeases(this.#table.leases())
+    network.apply()
     log.info('Running backend.')
     log.info('watching for new subnet leases')
     for await (const result of watchLeases({ registry, signal, clock, log, from: list })) {
       this.#parts.keeper.observe(result)
-      if (this.#take(result)) this.#apply()
+      this.#pass(
+        result.kind === 'snapshot'
+          ? this.#table.replace(result.leases, result.bad)
+          : this.#table.update(result.events),
+      )
     }
   }
 
-  #take(result: LeaseWatchResult): boolean {
-    return result.kind === 'snapshot'
-      ? this.#table.replace(result.leases, result.bad)
-      : this.#table.update(result.events)
-  }
-
-  #apply(): void {
+  #pass({ put, removed }: LeaseChanges): void {
+    if (put.length === 0 && removed.length === 0) return
     const { network } = this.#parts
-    network.replaceLeases(this.#table.leases())
+    for (const subnet of removed) network.removeLease(subnet)
+    for (const lease of put) network.putLease(lease)
     network.apply()
   }
 

@@ -1,18 +1,14 @@
-import { type Ipv4, type Subnet, sameSubnet, subnetOf } from '../ip.ts'
+import { type Ipv4, type Subnet, sameSubnet, subnetKey, subnetOf } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import { sameJson } from './gojson.ts'
 import type { BadLease, Lease, LeaseAttributes, LeaseEvent } from './lease.ts'
 import { leaseKey } from './leasecodec.ts'
 import { type LeaseRules, leaseObjection } from './validate.ts'
 
-/**
- * A subnet as one 32-bit number: its address with the first host bit set, which tells the length. Maps are several
- * times faster with such keys than with larger numbers or text.
- */
-type SubnetKey = number
-
-function subnetKey({ address, length }: Subnet): SubnetKey {
-  return address | (1 << (31 - length))
+/** What became of the leases in use: those that are new or not as they were, a renewal included, and those gone. */
+export interface LeaseChanges {
+  readonly put: readonly Lease[]
+  readonly removed: readonly Subnet[]
 }
 
 export interface LeaseTableOptions {
@@ -37,13 +33,13 @@ export class LeaseTable {
   readonly #log: Logger
   #rules: LeaseRules
   /** All that could be read, the own lease included. */
-  #known = new Map<SubnetKey, Lease>()
+  #known = new Map<number, Lease>()
   readonly #unreadable = new Map<string, string>()
   /** Known leases by prefix length: overlaps need two lengths. */
   readonly #lengths = new Uint32Array(32)
   /** Reasons why known leases are not in use, by key. */
   #refused = new Map<string, string>()
-  #inUse = new Map<SubnetKey, Lease>()
+  #inUse = new Map<number, Lease>()
   #reported = new Map<string, string>()
 
   constructor({ rules, subnetLen, log }: LeaseTableOptions) {
@@ -71,8 +67,8 @@ export class LeaseTable {
     return this.#unreadable.size + this.#refused.size
   }
 
-  /** Takes a complete list; returns whether the leases in use changed in anything a kernel table could show. */
-  replace(leases: readonly Lease[], bad: readonly BadLease[]): boolean {
+  /** Takes a complete list; returns what changed among the leases in use. */
+  replace(leases: readonly Lease[], bad: readonly BadLease[]): LeaseChanges {
     const before = this.#known
     this.#known = new Map()
     this.#lengths.fill(0)
@@ -86,18 +82,18 @@ export class LeaseTable {
   }
 
   /** Takes changes in order; returns as `replace` does. */
-  update(events: readonly LeaseEvent[]): boolean {
+  update(events: readonly LeaseEvent[]): LeaseChanges {
     const mixed = this.#mixed()
     const touched = events.map((event) => this.#take(event))
     if (mixed || this.#mixed()) return this.#judgeAll()
-    let changed = false
-    for (const subnet of touched) if (subnet !== undefined && this.#judge(subnet)) changed = true
+    const changes = { put: [], removed: [] }
+    for (const subnet of touched) if (subnet !== undefined) this.#judge(subnet, changes)
     this.#report()
-    return changed
+    return changes
   }
 
   /** Takes other rules (a new own subnet or underlay address) and looks at every lease again. */
-  setRules(rules: LeaseRules): boolean {
+  setRules(rules: LeaseRules): LeaseChanges {
     this.#rules = rules
     return this.#judgeAll()
   }
@@ -143,23 +139,23 @@ export class LeaseTable {
   }
 
   /** One lease, while all are of one length and so cannot overlap. */
-  #judge(subnet: Subnet): boolean {
+  #judge(subnet: Subnet, changes: { put: Lease[]; removed: Subnet[] }): void {
     const key = subnetKey(subnet)
     const before = this.#inUse.get(key)
-    this.#inUse.delete(key)
     this.#refused.delete(leaseKey(subnet))
-    const lease = this.#known.get(key)
-    if (lease === undefined || sameSubnet(subnet, this.#rules.own)) return before !== undefined
-    const objection = leaseObjection(lease, this.#rules)
-    if (objection !== undefined) {
-      this.#refused.set(leaseKey(subnet), objection)
-      return before !== undefined
+    const lease = sameSubnet(subnet, this.#rules.own) ? undefined : this.#known.get(key)
+    const objection = lease && leaseObjection(lease, this.#rules)
+    if (objection !== undefined) this.#refused.set(leaseKey(subnet), objection)
+    if (lease !== undefined && objection === undefined) {
+      this.#inUse.set(key, lease)
+      if (before === undefined || !same(before, lease)) changes.put.push(lease)
+    } else if (before !== undefined) {
+      this.#inUse.delete(key)
+      changes.removed.push(subnet)
     }
-    this.#inUse.set(key, lease)
-    return before === undefined || !sameAttributes(before.attributes, lease.attributes)
   }
 
-  #judgeAll(): boolean {
+  #judgeAll(): LeaseChanges {
     const before = this.#inUse
     const sound: Lease[] = []
     const refused = new Map<string, string>()
@@ -170,7 +166,7 @@ export class LeaseTable {
       else refused.set(leaseKey(lease.subnet), objection)
     }
     const overlap = this.#mixed() ? overlapOf(sound, this.#subnetLen) : undefined
-    const inUse = new Map<SubnetKey, Lease>()
+    const inUse = new Map<number, Lease>()
     for (const lease of sound) {
       const objection = overlap?.(lease.subnet)
       if (objection === undefined) inUse.set(subnetKey(lease.subnet), lease)
@@ -179,7 +175,7 @@ export class LeaseTable {
     this.#inUse = inUse
     this.#refused = refused
     this.#report()
-    return differs(before, inUse)
+    return changesBetween(before, inUse)
   }
 
   /** One line for a bad lease, however often it is seen, until it is mended. */
@@ -226,13 +222,19 @@ function overlapOf(leases: readonly Lease[], subnetLen: number): (subnet: Subnet
   }
 }
 
-function differs(before: ReadonlyMap<SubnetKey, Lease>, after: ReadonlyMap<SubnetKey, Lease>): boolean {
-  if (before.size !== after.size) return true
+function changesBetween(before: ReadonlyMap<number, Lease>, after: ReadonlyMap<number, Lease>): LeaseChanges {
+  const put: Lease[] = []
   for (const [key, lease] of after) {
     const other = before.get(key)
-    if (other === undefined || !sameAttributes(lease.attributes, other.attributes)) return true
+    if (other === undefined || !same(other, lease)) put.push(lease)
   }
-  return false
+  const removed: Subnet[] = []
+  for (const [key, { subnet }] of before) if (!after.has(key)) removed.push(subnet)
+  return { put, removed }
+}
+
+function same(a: Lease, b: Lease): boolean {
+  return a.modifiedIndex === b.modifiedIndex && sameAttributes(a.attributes, b.attributes)
 }
 
 /** Whether two leases say the same; a renewal changes nothing here. */
