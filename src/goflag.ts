@@ -118,19 +118,27 @@ function parseInt64(text: string): ParsedValue {
   return { kind: 'value', value: Number(value) }
 }
 
-/** The usage text as Go's PrintDefaults lays it out: flags in alphabetical order, defaults that are not zero. */
-export function formatUsage(table: FlagTable, program: string): string {
-  const lines = [`Usage: ${program} [OPTION]...`]
+/**
+ * Flags as Go's PrintDefaults lays them out: in alphabetical order, with the defaults that are not zero. `note` is put
+ * behind the help of the flag of that name.
+ */
+export function formatFlags(table: FlagTable, note: (name: string) => string = () => ''): string {
+  const lines: string[] = []
   for (const name of Object.keys(table).sort()) {
     const flag = table[name]
     if (flag === undefined) continue
-    const word = flag.placeholder ?? { bool: '', int: 'int', string: 'string', strings: 'value' }[flag.type]
+    const word = valueWord(flag)
     lines.push(
       `  -${name}${word === '' ? '' : ` ${word}`}`,
-      `    \t${flag.help}${formatDefault(flag.default)}`,
+      `    \t${flag.help}${formatDefault(flag.default)}${note(name)}`,
     )
   }
   return `${lines.join('\n')}\n`
+}
+
+/** What stands for the flag's value in a usage text; '' for a boolean, which needs none. */
+export function valueWord(flag: Flag): string {
+  return flag.placeholder ?? { bool: '', int: 'int', string: 'string', strings: 'value' }[flag.type]
 }
 
 function formatDefault(value: Flag['default']): string {

@@ -13,7 +13,19 @@ export interface Logger {
   error(message: string, fields?: LogFields): void
 }
 
-type Level = keyof Logger
+export type Level = keyof Logger
+
+/** Levels from the most talkative to the quietest: a log at one of them holds it and all after it. */
+export const LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const satisfies readonly Level[]
+
+export function isLevel(text: string): text is Level {
+  return LEVELS.some((level) => level === text)
+}
+
+/** A log whose level can be changed while it is in use. */
+export interface LeveledLogger extends Logger {
+  level: Level
+}
 
 /** Where lines go, and what reads them there. */
 export interface LogSink {
@@ -29,45 +41,64 @@ export interface LogSink {
 
 interface LogOptions {
   readonly format: 'text' | 'json'
-  /** flannel's `-v`: 0 and less logs info and above, 1 to 3 adds debug, 4 and more trace (its V(1), V(2) and V(4)). */
-  readonly verbosity: number
+  /** Until it is set otherwise. */
+  readonly level: Level
   readonly sink: LogSink
   /** Milliseconds since the epoch, for the time in front of a line. */
   readonly clock: { wall(): number }
+  /** Told of every line at info or above, whatever the level, with the message alone. */
+  readonly onLine?: (level: Level, message: string) => void
 }
 
 /**
  * Opens the log: `text` gives `<time> <level> <message> <key>=<value>...`, `json` one object a line with `level` as a
  * word, `time` in ISO 8601, `msg` and the fields.
  */
-export async function openLog(options: LogOptions): Promise<Logger> {
-  const { sink } = options
+export async function openLog(options: LogOptions): Promise<LeveledLogger> {
+  const { sink, onLine } = options
+  let lowest = LEVELS.indexOf(options.level)
   let dropped = 0
   const write = (line: string): void => {
     dropped += sink.write(line)
   }
   const entry = await (options.format === 'json' ? openJson : openText)(options, write)
-  const at =
-    (level: Level) =>
-    (message: string, fields: LogFields = {}): void => {
+  const at = (level: Level): Logger['info'] => {
+    const position = LEVELS.indexOf(level)
+    const told = position >= LEVELS.indexOf('info')
+    return (message, fields = {}) => {
+      if (told) onLine?.(level, message)
+      if (position < lowest) return
       entry(level, message, fields)
       if (dropped === 0) return
       const lines = dropped
       dropped = 0
       entry('warn', 'Log lines were lost: their reader was too slow', { lines })
     }
-  return { trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
+  }
+  return {
+    trace: at('trace'),
+    debug: at('debug'),
+    info: at('info'),
+    warn: at('warn'),
+    error: at('error'),
+    get level() {
+      return LEVELS[lowest] ?? 'info'
+    },
+    set level(level) {
+      lowest = LEVELS.indexOf(level)
+    },
+  }
 }
 
-/** Formats an entry and writes its line, unless the verbosity leaves it out. */
+/** Formats an entry and writes its line. */
 type Entry = (level: Level, message: string, fields: LogFields) => void
 
 /** pino takes 11 ms to load, a quarter of a start; so only those who read JSON wait for it. */
-async function openJson({ verbosity, clock }: LogOptions, write: (line: string) => void): Promise<Entry> {
+async function openJson({ clock }: LogOptions, write: (line: string) => void): Promise<Entry> {
   const { pino } = await import('pino')
   const logger = pino(
     {
-      level: lowestLevel(verbosity),
+      level: 'trace',
       base: null,
       timestamp: () => `,"time":"${new Date(clock.wall()).toISOString()}"`,
       formatters: { level: (level) => ({ level }) },
@@ -77,12 +108,8 @@ async function openJson({ verbosity, clock }: LogOptions, write: (line: string) 
   return (level, message, fields) => logger[level](fields, message)
 }
 
-function openText({ verbosity, sink, clock }: LogOptions, write: (line: string) => void): Entry {
-  // Ascending, as levels are told apart by their position.
-  const order = Object.keys(levels)
-  const lowest = order.indexOf(lowestLevel(verbosity))
+function openText({ sink, clock }: LogOptions, write: (line: string) => void): Entry {
   return (level, message, fields) => {
-    if (order.indexOf(level) < lowest) return
     const { word, priority, colour } = levels[level]
     let line = sink.journal ? `<${priority}>` : `${localTime(clock.wall())} `
     line += sink.colour ? `\x1b[${colour}m${word}\x1b[0m ` : `${word} `
@@ -94,7 +121,8 @@ function openText({ verbosity, sink, clock }: LogOptions, write: (line: string) 
   }
 }
 
-function lowestLevel(verbosity: number): Level {
+/** The level that flannel's `-v` means: 1 to 3 adds debug, 4 and more trace (its V(1), V(2) and V(4)). */
+export function levelOfVerbosity(verbosity: number): Level {
   return verbosity >= 4 ? 'trace' : verbosity >= 1 ? 'debug' : 'info'
 }
 

@@ -1,12 +1,26 @@
 import { isIPv6 } from 'node:net'
-import { type Flag, type FlagValues, formatUsage, parseFlags, parseValue } from './goflag.ts'
+import { COMMANDS } from './commands/names.ts'
+import { type Flag, type FlagValues, formatFlags, parseFlags, parseValue } from './goflag.ts'
 import { type Ipv4, parseIpv4 } from './ip.ts'
+import { isLevel, LEVELS, type Level, levelOfVerbosity } from './log.ts'
+
+/** The groups of the usage text, in its order. */
+export const OPTION_GROUPS = {
+  etcd: 'etcd',
+  network: 'Interface, lease and routes',
+  firewall: 'Firewall',
+  files: 'Files for Docker and others',
+  insight: 'Seeing into it',
+  ignored: 'For old command lines',
+} as const
 
 /**
- * The one table of flags: the parser, the FLANNELD_* variables and the usage text all come from it. `ignored` marks
+ * The one table of flags: the parser, the FLANNELD_* variables, the usage text, shell completion
+ * and docs/flags.md all come from it. `ignored` marks
  * what is accepted for the sake of old command lines, and warned of.
  */
-interface Option extends Flag {
+export interface Option extends Flag {
+  readonly group: keyof typeof OPTION_GROUPS
   readonly ignored?: true
   /** Inclusive; a value outside ends the program, or with `clamp` is moved to the nearest end and warned of. */
   readonly range?: {
@@ -20,103 +34,182 @@ interface Option extends Flag {
 /** setTimeout holds at most 2^31 - 1 milliseconds. */
 const maxSeconds = 2_147_483
 
-const optionTable = {
+export const optionTable = {
   'etcd-endpoints': {
+    group: 'etcd',
     type: 'string',
     default: 'http://127.0.0.1:4001,http://127.0.0.1:2379',
     help: 'etcd URLs, separated by commas',
   },
-  'etcd-prefix': { type: 'string', default: '/coreos.com/network', help: 'root of all etcd keys' },
-  'etcd-keyfile': { type: 'string', default: '', help: 'TLS client key for etcd (PEM file)' },
-  'etcd-certfile': { type: 'string', default: '', help: 'TLS client certificate for etcd (PEM file)' },
+  'etcd-prefix': {
+    group: 'etcd',
+    type: 'string',
+    default: '/coreos.com/network',
+    help: 'root of all etcd keys',
+  },
+  'etcd-keyfile': { group: 'etcd', type: 'string', default: '', help: 'TLS client key for etcd (PEM file)' },
+  'etcd-certfile': {
+    group: 'etcd',
+    type: 'string',
+    default: '',
+    help: 'TLS client certificate for etcd (PEM file)',
+  },
   'etcd-cafile': {
+    group: 'etcd',
     type: 'string',
     default: '',
     help: 'certificate authorities that etcd servers are checked against (PEM file)',
   },
-  'etcd-username': { type: 'string', default: '', help: 'user name for etcd (HTTP Basic)' },
+  'etcd-username': { group: 'etcd', type: 'string', default: '', help: 'user name for etcd (HTTP Basic)' },
   'etcd-password': {
+    group: 'etcd',
     type: 'string',
     default: '',
     help: 'password for etcd; others can read a command line, so better set FLANNELD_ETCD_PASSWORD',
   },
   'subnet-lease-renew-margin': {
+    group: 'network',
     type: 'int',
     default: 60,
     range: { min: 1, max: 1439, unit: 'minutes' },
     help: 'minutes before its expiry at which the lease is renewed, 1 to 1439',
   },
   iface: {
+    group: 'network',
     type: 'strings',
     default: [],
     help: 'interface (name or IPv4 address) for traffic between hosts; may be repeated, the first match wins',
   },
   'iface-regex': {
+    group: 'network',
     type: 'strings',
     default: [],
     help: 'like -iface, as a regular expression on addresses, then names; tried after every -iface; may be repeated',
   },
   'public-ip': {
+    group: 'network',
     type: 'string',
     default: '',
     help: "IPv4 address at which other nodes reach this one (default: the interface's address)",
   },
   'subnet-file': {
+    group: 'files',
     type: 'string',
     default: '/run/flannel/subnet.env',
     help: 'file that gets the subnet, MTU, ... as environment variables',
   },
-  'ip-masq': { type: 'bool', default: false, help: 'masquerade traffic that leaves the overlay network' },
+  'ip-masq': {
+    group: 'firewall',
+    type: 'bool',
+    default: false,
+    help: 'masquerade traffic that leaves the overlay network',
+  },
   'iptables-forward-rules': {
+    group: 'firewall',
     type: 'bool',
     default: true,
     help: 'accept traffic from and to the overlay network in the FORWARD chain',
   },
   'iptables-resync': {
+    group: 'firewall',
     type: 'int',
     default: 5,
     range: { min: 1, max: maxSeconds, unit: 'seconds', clamp: true },
     help: 'seconds between two checks of the firewall rules',
   },
   'kernel-resync': {
+    group: 'network',
     type: 'int',
     default: 60,
     range: { min: 1, max: maxSeconds, unit: 'seconds' },
     help: 'seconds between two complete comparisons of device, routes, ARP and FDB entries with the leases',
   },
   'docker-opts-file': {
+    group: 'files',
     type: 'string',
     default: '/run/flannel/docker',
     help: 'file that gets the options for dockerd; empty for none',
   },
   'docker-opts-key': {
+    group: 'files',
     type: 'string',
     default: 'DOCKER_NETWORK_OPTIONS',
     help: 'variable in -docker-opts-file that holds all options',
   },
-  'healthz-ip': { type: 'string', default: '0.0.0.0', help: 'address that the health endpoint listens on' },
+  'healthz-ip': {
+    group: 'insight',
+    type: 'string',
+    default: '0.0.0.0',
+    help: 'address that the health endpoint listens on',
+  },
   'healthz-port': {
+    group: 'insight',
     type: 'int',
     default: 0,
     help: 'port that the health endpoint listens on; 0 or less for none',
   },
+  'metrics-ip': {
+    group: 'insight',
+    type: 'string',
+    default: '0.0.0.0',
+    help: 'address that the metrics endpoint listens on',
+  },
+  'metrics-port': {
+    group: 'insight',
+    type: 'int',
+    default: 0,
+    help: "port of Prometheus' /metrics; 0 or less for none but that on -healthz-port",
+  },
+  'control-socket': {
+    group: 'insight',
+    type: 'string',
+    default: '/run/flannel/flanneld.sock',
+    help: 'unix socket for flanneld status and the other commands, root only; empty for none',
+  },
   'kube-subnet-mgr': {
+    group: 'ignored',
     type: 'bool',
     default: false,
     help: 'not supported here: take the subnet from Kubernetes instead of etcd',
   },
-  'kube-api-url': { type: 'string', default: '', ignored: true, help: 'accepted and ignored' },
-  'kubeconfig-file': { type: 'string', default: '', ignored: true, help: 'accepted and ignored' },
+  'kube-api-url': {
+    group: 'ignored',
+    type: 'string',
+    default: '',
+    ignored: true,
+    help: 'accepted and ignored',
+  },
+  'kubeconfig-file': {
+    group: 'ignored',
+    type: 'string',
+    default: '',
+    ignored: true,
+    help: 'accepted and ignored',
+  },
   'kube-annotation-prefix': {
+    group: 'ignored',
     type: 'string',
     default: 'flannel.alpha.coreos.com',
     ignored: true,
     help: 'accepted and ignored',
   },
-  version: { type: 'bool', default: false, help: 'print the version and exit' },
-  'log-format': { type: 'string', default: 'text', help: 'text or json' },
-  v: { type: 'int', default: 0, placeholder: 'value', help: 'verbosity: 1 adds debug, 4 adds trace lines' },
+  version: { group: 'insight', type: 'bool', default: false, help: 'print the version and exit' },
+  'log-format': { group: 'insight', type: 'string', default: 'text', help: 'text or json' },
+  'log-level': {
+    group: 'insight',
+    type: 'string',
+    default: '',
+    help: 'error, warn, info, debug or trace; without it, what -v says',
+  },
+  v: {
+    group: 'insight',
+    type: 'int',
+    default: 0,
+    placeholder: 'value',
+    help: 'verbosity: 1 adds debug, 4 adds trace lines',
+  },
   vmodule: {
+    group: 'ignored',
     type: 'string',
     default: '',
     placeholder: 'value',
@@ -124,6 +217,7 @@ const optionTable = {
     help: 'accepted and ignored',
   },
   log_backtrace_at: {
+    group: 'ignored',
     type: 'string',
     default: '',
     placeholder: 'value',
@@ -162,7 +256,11 @@ export interface Options {
   readonly dockerOpts: { readonly file: string; readonly key: string } | undefined
   /** undefined when the endpoint is off. */
   readonly healthz: { readonly ip: string; readonly port: number } | undefined
-  readonly log: { readonly format: 'text' | 'json'; readonly verbosity: number }
+  /** undefined when metrics have no endpoint of their own. */
+  readonly metrics: { readonly ip: string; readonly port: number } | undefined
+  /** Path of the control socket; '' for none. */
+  readonly controlSocket: string
+  readonly log: { readonly format: 'text' | 'json'; readonly level: Level }
 }
 
 /** A value that no dump, log line or JSON text shows; `reveal` is the one way to it. */
@@ -212,7 +310,7 @@ export function parseOptions(
 
   const parsed = parseFlags(optionTable, argv)
   if (parsed.kind === 'error') return unreadable(parsed.message)
-  if (parsed.kind === 'help') return { kind: 'help', text: formatUsage(optionTable, about.program) }
+  if (parsed.kind === 'help') return { kind: 'help', text: usage(about.program) }
   if (parsed.given.version) return { kind: 'version', text: `${about.version}\n` }
 
   const fromEnvironment = readEnvironment(env, parsed.given)
@@ -242,27 +340,50 @@ export function parseOptions(
   if (format !== 'text' && format !== 'json') {
     return unreadable(`invalid value ${JSON.stringify(format)} for flag -log-format: neither text nor json`)
   }
+  const level = values['log-level'] || levelOfVerbosity(values.v)
+  if (!isLevel(level)) {
+    return unreadable(
+      `invalid value ${JSON.stringify(level)} for flag -log-level: it must be one of ${LEVELS.join(', ')}`,
+    )
+  }
   const publicText = values['public-ip']
   const publicIP = parseIpv4(publicText)
   if (publicIP === undefined && publicText !== '') {
     const hint = isIPv6(publicText) ? ': it must be an IPv4 address' : ''
     return unusable(`invalid public IP address: ${publicText}${hint} (-public-ip)`)
   }
-  if (values['healthz-port'] > 65535) {
-    return unusable(
-      `Invalid healthz-port option, out of acceptable range: ${values['healthz-port']} (at most 65535)`,
-    )
+  for (const name of ['healthz-port', 'metrics-port'] as const) {
+    if (values[name] > 65535) {
+      return unusable(`Invalid ${name} option, out of acceptable range: ${values[name]} (at most 65535)`)
+    }
   }
   const key = values['docker-opts-key']
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(key)) {
     return unusable(`-docker-opts-key ${JSON.stringify(key)} is no variable name`)
   }
-  return { kind: 'run', options: toOptions(values, { publicIP, format }), warnings }
+  return { kind: 'run', options: toOptions(values, { publicIP, format, level }), warnings }
+}
+
+/** Grouped, each flag with its default and its variable; flannel's first line. */
+function usage(program: string): string {
+  const lines = [`Usage: ${program} [OPTION]...`, `       ${program} COMMAND [ARGUMENT]...`, '', 'Commands:']
+  for (const [name, { summary }] of Object.entries(COMMANDS)) lines.push(`  ${name.padEnd(12)}${summary}`)
+  const all: [string, Option][] = Object.entries(optionTable)
+  for (const [group, title] of Object.entries(OPTION_GROUPS)) {
+    const members = all.filter(([, option]) => option.group === group)
+    const note = (name: string): string => (name === 'version' ? '' : ` [$${variableOf(name)}]`)
+    lines.push('', `${title}:`, formatFlags(Object.fromEntries(members), note).trimEnd())
+  }
+  return `${lines.join('\n')}\n`
 }
 
 function toOptions(
   values: Values,
-  checked: { readonly publicIP: Ipv4 | undefined; readonly format: 'text' | 'json' },
+  checked: {
+    readonly publicIP: Ipv4 | undefined
+    readonly format: 'text' | 'json'
+    readonly level: Level
+  },
 ): Options {
   const file = values['docker-opts-file']
   const port = values['healthz-port']
@@ -287,7 +408,10 @@ function toOptions(
     kernelResyncSeconds: values['kernel-resync'],
     dockerOpts: file === '' ? undefined : { file, key: values['docker-opts-key'] },
     healthz: port > 0 ? { ip: values['healthz-ip'], port } : undefined,
-    log: { format: checked.format, verbosity: values.v },
+    metrics:
+      values['metrics-port'] > 0 ? { ip: values['metrics-ip'], port: values['metrics-port'] } : undefined,
+    controlSocket: values['control-socket'],
+    log: { format: checked.format, level: checked.level },
   }
 }
 

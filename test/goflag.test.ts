@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { type FlagTable, formatUsage, parseFlags, parseValue } from '../src/goflag.ts'
+import { type FlagTable, formatFlags, parseFlags, parseValue } from '../src/goflag.ts'
 
 const table = {
   name: { type: 'string', default: 'x', help: 'a name' },
@@ -125,9 +125,8 @@ describe('values', () => {
 })
 
 test('the usage text lists the flags in alphabetical order, with the defaults that are not zero', () => {
-  expect(formatUsage(table, 'flanneld')).toBe(
+  expect(formatFlags(table, (name) => (name === 'on' ? ' [$ON]' : ''))).toBe(
     [
-      'Usage: flanneld [OPTION]...',
       '  -iface value',
       '    \tinterfaces',
       '  -masq',
@@ -135,7 +134,7 @@ test('the usage text lists the flags in alphabetical order, with the defaults th
       '  -name string',
       '    \ta name (default "x")',
       '  -on',
-      '    \ton (default true)',
+      '    \ton (default true) [$ON]',
       '  -resync int',
       '    \tseconds (default 5)',
       '  -v value',

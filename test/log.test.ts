@@ -1,22 +1,31 @@
 import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
-import { type LogFields, type Logger, type LogSink, openLog, StderrSink } from '../src/log.ts'
+import {
+  LEVELS,
+  type Level,
+  type LeveledLogger,
+  type LogFields,
+  type LogSink,
+  levelOfVerbosity,
+  openLog,
+  StderrSink,
+} from '../src/log.ts'
 
 const wall = new Date(2026, 1, 3, 4, 5, 6, 7)
 const clock = { wall: () => wall.getTime() }
 
 async function capture(
   format: 'text' | 'json',
-  options: { verbosity?: number; journal?: boolean; colour?: boolean; lost?: number[] } = {},
-): Promise<{ log: Logger; lines: string[] }> {
-  const { verbosity = 0, journal = false, colour = false, lost = [] } = options
+  options: { level?: Level; journal?: boolean; colour?: boolean; lost?: number[] } = {},
+): Promise<{ log: LeveledLogger; lines: string[] }> {
+  const { level = 'info', journal = false, colour = false, lost = [] } = options
   const lines: string[] = []
   const write = (line: string): number => {
     lines.push(line)
     return lost.shift() ?? 0
   }
   const sink: LogSink = { write, journal, colour }
-  return { log: await openLog({ format, verbosity, sink, clock }), lines }
+  return { log: await openLog({ format, level, sink, clock }), lines }
 }
 
 describe('text', () => {
@@ -33,7 +42,7 @@ describe('text', () => {
   })
 
   test('the journal gets a priority instead of a time', async () => {
-    const { log, lines } = await capture('text', { journal: true, verbosity: 4 })
+    const { log, lines } = await capture('text', { journal: true, level: 'trace' })
     for (const level of ['error', 'warn', 'info', 'debug', 'trace'] as const) log[level]('x')
     expect(lines).toEqual(['<3>error x\n', '<4>warn  x\n', '<6>info  x\n', '<7>debug x\n', '<7>trace x\n'])
   })
@@ -92,10 +101,30 @@ test.each<[number, string[]]>([
   [10, ['error', 'warn', 'info', 'debug', 'trace']],
 ])('-v %d logs %j', async (verbosity, expected) => {
   for (const format of ['text', 'json'] as const) {
-    const { log, lines } = await capture(format, { verbosity })
+    const { log, lines } = await capture(format, { level: levelOfVerbosity(verbosity) })
     for (const level of ['error', 'warn', 'info', 'debug', 'trace'] as const) log[level]('x')
     expect(lines.map((line) => /(error|warn|info|debug|trace)/.exec(line)?.[0])).toEqual(expected)
   }
+})
+
+test.each(['text', 'json'] as const)('%s: the level can be changed at any time', async (format) => {
+  const { log, lines } = await capture(format)
+  for (const level of LEVELS) {
+    log.level = level
+    expect(log.level).toBe(level)
+    for (const each of LEVELS) log[each](`at ${level}`)
+  }
+  const counts = LEVELS.map((level) => lines.filter((line) => line.includes(`at ${level}`)).length)
+  expect(counts).toEqual([5, 4, 3, 2, 1])
+})
+
+test('whoever keeps the recent lines is told of info and above at any level', async () => {
+  const told: string[] = []
+  const sink: LogSink = { write: () => 0, journal: false, colour: false }
+  const onLine = (level: Level, message: string): void => void told.push(`${level} ${message}`)
+  const log = await openLog({ format: 'text', level: 'error', sink, clock, onLine })
+  for (const level of LEVELS) log[level]('x', { key: 1 })
+  expect(told).toEqual(['info x', 'warn x', 'error x'])
 })
 
 test.each(['text', 'json'] as const)('%s: lost lines are told in a line of their own', async (format) => {

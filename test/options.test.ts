@@ -42,9 +42,13 @@ const flags: [string, string, (o: Options) => unknown, unknown][] = [
   ['kubeconfig-file', '/kc', (o) => o.ipMasq, false],
   ['kube-annotation-prefix', 'x', (o) => o.ipMasq, false],
   ['log-format', 'json', (o) => o.log.format, 'json'],
-  ['v', '4', (o) => o.log.verbosity, 4],
-  ['vmodule', 'x=2', (o) => o.log.verbosity, 0],
-  ['log_backtrace_at', 'x.go:1', (o) => o.log.verbosity, 0],
+  ['log-level', 'warn', (o) => o.log.level, 'warn'],
+  ['metrics-port', '9100', (o) => o.metrics, { ip: '0.0.0.0', port: 9100 }],
+  ['metrics-ip', '::1', (o) => o.metrics, undefined],
+  ['control-socket', '/c', (o) => o.controlSocket, '/c'],
+  ['v', '4', (o) => o.log.level, 'trace'],
+  ['vmodule', 'x=2', (o) => o.log.level, 'info'],
+  ['log_backtrace_at', 'x.go:1', (o) => o.log.level, 'info'],
 ]
 
 describe.each(flags)('-%s', (name, text, read, expected) => {
@@ -66,7 +70,7 @@ test('the usage text names every flag', () => {
   if (help.kind !== 'help') throw new Error(help.kind)
   expect(help.text).toMatch(/^Usage: flanneld \[OPTION\]\.\.\.\n/)
   const named = [...help.text.matchAll(/^ {2}-(\S+)/gm)].map((m) => m[1])
-  expect(named).toEqual([...flags.map(([name]) => name), 'version'].sort())
+  expect(named.sort()).toEqual([...flags.map(([name]) => name), 'version'].sort())
 })
 
 test('defaults', () => {
@@ -83,7 +87,9 @@ test('defaults', () => {
     kernelResyncSeconds: 60,
     dockerOpts: { file: '/run/flannel/docker', key: 'DOCKER_NETWORK_OPTIONS' },
     healthz: undefined,
-    log: { format: 'text', verbosity: 0 },
+    metrics: undefined,
+    controlSocket: '/run/flannel/flanneld.sock',
+    log: { format: 'text', level: 'info' },
   })
   expect(etcd.endpoints).toEqual(['http://127.0.0.1:4001', 'http://127.0.0.1:2379'])
   expect(etcd.prefix).toBe('/coreos.com/network')
@@ -134,6 +140,10 @@ describe('errors', () => {
     [['-ip-masq=maybe'], 'invalid boolean value "maybe" for -ip-masq: parse error'],
     [['-iface'], 'flag needs an argument: -iface'],
     [['-log-format=xml'], 'invalid value "xml" for flag -log-format: neither text nor json'],
+    [
+      ['-log-level=loud'],
+      'invalid value "loud" for flag -log-level: it must be one of trace, debug, info, warn, error',
+    ],
   ])('%j exits 2: one line, then a hint', (argv, line) => {
     expect(parse(argv)).toEqual({
       kind: 'error',
@@ -161,7 +171,7 @@ describe('errors', () => {
   })
 
   test('a malformed variable counts for nothing when the flag is given', () => {
-    expect(run(['-v=1'], { FLANNELD_V: 'x' }).log.verbosity).toBe(1)
+    expect(run(['-v=1'], { FLANNELD_V: 'x' }).log.level).toBe('debug')
   })
 
   test.each<[string[], string]>([
@@ -203,7 +213,7 @@ describe('errors', () => {
 describe('warnings', () => {
   test('a boolean with its value apart, which ends the flags', () => {
     const parsed = parse(['-ip-masq', 'false', '-v', '4'])
-    expect(parsed).toMatchObject({ kind: 'run', options: { ipMasq: true, log: { verbosity: 0 } } })
+    expect(parsed).toMatchObject({ kind: 'run', options: { ipMasq: true, log: { level: 'info' } } })
     expect(parsed).toHaveProperty('warnings', [
       'Ignoring argument "false" and the 2 after it: flags end at the first argument that is none (a boolean is turned off with -flag=false)',
     ])

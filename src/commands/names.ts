@@ -1,0 +1,16 @@
+/**
+ * The subcommands, told apart from a daemon's command line by the first word. `load` names the module in this folder
+ * that has it; each exports `run`.
+ */
+export const COMMANDS = {
+  status: { summary: 'show what the running daemon believes and what the kernel holds' },
+  'log-level': { summary: "show or set the running daemon's log level" },
+  bundle: { summary: 'gather what a bug report needs into one tar.gz' },
+  completion: { summary: 'print shell completion for bash, zsh or fish' },
+} as const satisfies Readonly<Record<string, { readonly summary: string }>>
+
+export type CommandName = keyof typeof COMMANDS
+
+export function isCommand(word: string | undefined): word is CommandName {
+  return word !== undefined && Object.hasOwn(COMMANDS, word)
+}
