@@ -5,12 +5,12 @@
  * answer ends the request and pins its endpoint. Requests that must not be carried out twice (a create, a delete)
  * are tried at one endpoint only. Unlike flannel's client, every wait is bounded.
  */
-import { Agent as HttpAgent } from 'node:http'
-import type { Response } from 'node-fetch'
+import { Agent, type IncomingHttpHeaders } from 'node:http'
 import type { Logger } from '../../log.ts'
 import { jsonKind } from '../gojson.ts'
 import { basicAuthorization, type Endpoint } from './endpoints.ts'
 import { EcodeUnauthorized, EtcdError, type EtcdErrorDetails, explainTransport } from './error.ts'
+import { Exchange } from './exchange.ts'
 import { TlsAgent, type TlsFiles } from './tls.ts'
 
 export interface EtcdClientOptions {
@@ -58,18 +58,15 @@ export interface EtcdAnswer extends EtcdState {
 const DEFAULT_TIMEOUT_MS = 5_000
 const MAX_REDIRECTS = 10
 /** 65,000 leases are about 19 MB. */
-const MAX_ANSWER_BYTES = 64 * 2 ** 20
-
-type Fetch = typeof import('node-fetch').default
+const MAX_ANSWER_LENGTH = 64 * 2 ** 20
 
 export class EtcdClient {
   readonly #endpoints: readonly Endpoint[]
   readonly #authorization: string | undefined
   readonly #timeoutMs: number
-  readonly #http: HttpAgent
+  readonly #http: Agent
   readonly #tls: TlsAgent
   #pinned = 0
-  #fetch: Fetch | undefined
 
   /** Reads the TLS files; throws a TlsFilesError when they cannot be used. Nothing is sent yet. */
   constructor(options: EtcdClientOptions) {
@@ -82,7 +79,7 @@ export class EtcdClient {
     this.#authorization =
       options.username === '' ? undefined : basicAuthorization(options.username, options.password)
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
-    this.#http = new HttpAgent({ keepAlive: true, keepAliveMsecs: 30_000 })
+    this.#http = new Agent({ keepAlive: true, keepAliveMsecs: 30_000 })
     this.#tls = new TlsAgent(options.tls, options.log)
   }
 
@@ -121,58 +118,55 @@ export class EtcdClient {
   }
 
   async #ask(endpoint: Endpoint, request: EtcdRequest): Promise<EtcdAnswer> {
-    let url = endpoint.base + target(request)
+    let url = new URL(endpoint.base + target(request))
     let authorization = endpoint.authorization ?? this.#authorization
     for (let hops = 0; ; hops++) {
       const call = new Call(request, url)
-      const deadline = new Deadline(request.signal)
+      const exchange = await this.#open(call, authorization)
+      let limit = this.#timeoutMs
       try {
-        deadline.restart(this.#timeoutMs)
-        const response = await this.#send(call, authorization, deadline.signal)
-        const location =
-          response.status >= 300 && response.status < 400 ? response.headers.get('location') : undefined
-        if (location === undefined) {
-          deadline.restart(request.bodyTimeoutMs ?? this.#timeoutMs)
-          return await readAnswer(call, response, deadline)
+        const { status, headers } = await exchange.head(limit)
+        if (status < 300 || status >= 400) {
+          limit = request.bodyTimeoutMs ?? limit
+          return await readAnswer(call, status, headers, () => exchange.text(limit, MAX_ANSWER_LENGTH))
         }
-        deadline.abandon()
-        const next = location === null ? null : URL.parse(location, url)
+        const next = headers.location === undefined ? null : URL.parse(headers.location, url.href)
         if (next === null || !/^https?:$/.test(next.protocol)) {
-          throw call.error('protocol', `HTTP ${response.status} redirects nowhere: is this etcd?`)
+          throw call.error('protocol', `HTTP ${status} redirects nowhere: is this etcd?`)
         }
         if (hops >= MAX_REDIRECTS) throw call.error('protocol', `more than ${MAX_REDIRECTS} redirects`)
         // Credentials go to nobody but the endpoints that were configured.
         if (!this.#endpoints.some(({ base }) => new URL(base).origin === next.origin))
           authorization = undefined
-        url = next.href
+        url = next
       } catch (error) {
         request.signal.throwIfAborted()
         if (error instanceof EtcdError) throw error
-        if (deadline.passed) throw call.error('timeout', `no answer within ${deadline.ms / 1000} s`)
-        throw call.error('transport', explainTransport(error))
+        if (!exchange.timedOut) throw call.error('transport', explainTransport(error))
+        // etcd began to wait, and nothing happened while it did: that is an answer.
+        if (request.longPoll === true && call.state !== undefined) return { ...call.state, body: undefined }
+        throw call.error('timeout', `no answer within ${limit / 1000} s`)
       } finally {
-        deadline.stop()
+        exchange.close()
       }
     }
   }
 
-  async #send(call: Call, authorization: string | undefined, signal: AbortSignal): Promise<Response> {
-    this.#fetch ??= (await import('node-fetch')).default
-    const { method, form } = call.request
-    return await this.#fetch(call.url, {
+  async #open(call: Call, authorization: string | undefined): Promise<Exchange> {
+    const { url } = call
+    const { method, form, signal } = call.request
+    return new Exchange({
       method,
-      agent: call.url.startsWith('https:') ? await this.#tls.agent() : this.#http,
-      redirect: 'manual',
-      compress: false,
-      size: MAX_ANSWER_BYTES,
-      signal,
+      url,
+      agent: url.protocol === 'https:' ? await this.#tls.agent() : this.#http,
       headers: {
         Accept: '*/*',
         'User-Agent': 'flanneld',
-        ...(method === 'GET' ? {} : { 'Content-Type': 'application/x-www-form-urlencoded' }),
+        ...(form === undefined ? {} : { 'Content-Type': 'application/x-www-form-urlencoded' }),
         ...(authorization === undefined ? {} : { Authorization: authorization }),
       },
-      ...(form === undefined ? {} : { body: encodeForm(form) }),
+      body: form === undefined ? undefined : encodeForm(form),
+      signal,
     })
   }
 }
@@ -180,9 +174,11 @@ export class EtcdClient {
 /** One request to one URL: what its errors are called. */
 class Call {
   readonly request: EtcdRequest
-  readonly url: string
+  readonly url: URL
+  /** What the headers of a successful answer said. */
+  state: EtcdState | undefined
 
-  constructor(request: EtcdRequest, url: string) {
+  constructor(request: EtcdRequest, url: URL) {
     this.request = request
     this.url = url
   }
@@ -192,7 +188,7 @@ class Call {
     const transient = kind === 'transport' || kind === 'timeout' || kind === 'protocol'
     return new EtcdError({
       kind,
-      request: `${method} ${this.url.replace(/\?.*/, '')}`,
+      request: `${method} ${this.url.origin}${this.url.pathname}`,
       reason,
       transient,
       ...more,
@@ -200,61 +196,20 @@ class Call {
   }
 }
 
-/** A signal that fires when the caller's does, or when the current time limit has passed. */
-class Deadline {
-  readonly #outer: AbortSignal
-  readonly #controller = new AbortController()
-  readonly #onAbort = (): void => this.#controller.abort(this.#outer.reason)
-  #timer: NodeJS.Timeout | undefined
-  passed = false
-  ms = 0
-
-  constructor(outer: AbortSignal) {
-    this.#outer = outer
-    if (outer.aborted) this.#onAbort()
-    else outer.addEventListener('abort', this.#onAbort, { once: true })
-  }
-
-  get signal(): AbortSignal {
-    return this.#controller.signal
-  }
-
-  restart(ms: number): void {
-    clearTimeout(this.#timer)
-    this.ms = ms
-    this.#timer = setTimeout(() => {
-      this.passed = true
-      this.#controller.abort()
-    }, ms)
-  }
-
-  /** Drops what is still under way, connection included. */
-  abandon(): void {
-    this.#controller.abort()
-  }
-
-  stop(): void {
-    clearTimeout(this.#timer)
-    this.#outer.removeEventListener('abort', this.#onAbort)
-  }
-}
-
-async function readAnswer(call: Call, response: Response, deadline: Deadline): Promise<EtcdAnswer> {
-  const { request } = call
+async function readAnswer(
+  call: Call,
+  status: number,
+  headers: IncomingHttpHeaders,
+  read: () => Promise<string>,
+): Promise<EtcdAnswer> {
   const state = {
-    index: Number(response.headers.get('x-etcd-index') ?? 0) || 0,
-    clusterId: response.headers.get('x-etcd-cluster-id') ?? '',
+    index: Number(headers['x-etcd-index'] ?? 0) || 0,
+    clusterId: String(headers['x-etcd-cluster-id'] ?? ''),
   }
-  const ok = response.status === 200 || response.status === 201
-  if (ok && request.onHeaders?.(state) === true) {
-    deadline.abandon()
-    return { ...state, body: undefined }
-  }
-  const text = await response.text().catch((error: unknown) => {
-    if (ok && request.longPoll === true && deadline.passed) return ''
-    throw error
-  })
-  if (!ok) throw refusal(call, response.status, text)
+  if (status !== 200 && status !== 201) throw refusal(call, status, await read())
+  call.state = state
+  if (call.request.onHeaders?.(state) === true) return { ...state, body: undefined }
+  const text = await read()
   if (text.trim() === '') return { ...state, body: undefined }
   const body = parseObject(text)
   if (body === undefined) {

@@ -83,7 +83,6 @@ const EXPLAINED: Readonly<Record<string, string>> = {
   ETIMEDOUT: 'connection timed out: check firewalls between here and etcd',
   ENOTFOUND: 'the host name is unknown: check -etcd-endpoints and DNS',
   EAI_AGAIN: 'the name server does not answer: check DNS, or use an IP address in -etcd-endpoints',
-  ERR_STREAM_PREMATURE_CLOSE: 'the connection ended in the middle of the answer',
   CERT_HAS_EXPIRED: "the server's certificate has expired: renew it (or check this machine's clock)",
   CERT_NOT_YET_VALID: "the server's certificate is not valid yet: check this machine's clock",
   DEPTH_ZERO_SELF_SIGNED_CERT: 'the certificate is self-signed: name it or its CA with -etcd-cafile',
@@ -101,8 +100,6 @@ function codeOf(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined
 }
 
-/** node-fetch wraps the cause as `request to URL failed, reason: CAUSE`; the request is named by us already. */
 function causeText(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error)
-  return text.slice(text.lastIndexOf('reason: ') + 1).replace(/^eason: /, '') || 'the connection failed'
+  return (error instanceof Error ? error.message : String(error)) || 'the connection failed'
 }

@@ -1,0 +1,111 @@
+import {
+  type Agent,
+  type ClientRequest,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  request,
+} from 'node:http'
+
+export interface ExchangeOptions {
+  readonly method: string
+  readonly url: URL
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: string | undefined
+  /** An `https.Agent` for https URLs. */
+  readonly agent: Agent
+  readonly signal: AbortSignal
+}
+
+/** An answer's body grew beyond what the caller is ready to hold. */
+export class AnswerTooLong extends Error {
+  override readonly name = 'AnswerTooLong'
+}
+
+/**
+ * One HTTP request and its answer, taken in two steps so that each can have its own time limit, and so that a long
+ * poll's headers can be looked at while its body is still to come. `close` is to be called in the end.
+ */
+export class Exchange {
+  readonly #request: ClientRequest
+  readonly #signal: AbortSignal
+  readonly #onAbort = (): void => this.#fail(this.#signal.reason)
+  #response: IncomingMessage | undefined
+  #failure: { readonly error: unknown } | undefined
+  #reject: (error: unknown) => void = () => undefined
+  /** Whether a time limit ended it. */
+  timedOut = false
+
+  constructor({ method, url, headers, body, agent, signal }: ExchangeOptions) {
+    this.#request = request({
+      method,
+      protocol: url.protocol,
+      hostname: url.hostname.replace(/^\[(.*)\]$/, '$1'),
+      port: url.port,
+      path: url.pathname + url.search,
+      headers:
+        body === undefined ? headers : { ...headers, 'Content-Length': String(Buffer.byteLength(body)) },
+      agent,
+    })
+    this.#request.on('error', (error) => this.#fail(error))
+    this.#signal = signal
+    if (signal.aborted) this.#onAbort()
+    else signal.addEventListener('abort', this.#onAbort)
+    this.#request.end(body)
+  }
+
+  /** Connects, sends, and waits for the headers. */
+  async head(ms: number): Promise<{ readonly status: number; readonly headers: IncomingHttpHeaders }> {
+    const response = await this.#within<IncomingMessage>(ms, (resolve) =>
+      this.#request.once('response', resolve),
+    )
+    this.#response = response
+    return { status: response.statusCode ?? 0, headers: response.headers }
+  }
+
+  /** Waits for the body, of at most `limit` characters. */
+  async text(ms: number, limit: number): Promise<string> {
+    const response = this.#response
+    if (response === undefined) throw new Error('the body is read after the head')
+    return await this.#within<string>(ms, (resolve) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => {
+        text += chunk
+        if (text.length > limit)
+          this.#fail(new AnswerTooLong(`the answer is longer than ${limit} characters`))
+      })
+      response.once('error', (error) => this.#fail(error))
+      response.once('end', () => resolve(text))
+    })
+  }
+
+  /** Gives the connection back to the pool if the answer was read to its end, and drops it otherwise. */
+  close(): void {
+    this.#signal.removeEventListener('abort', this.#onAbort)
+    if (this.#response?.complete !== true) this.#request.destroy()
+  }
+
+  #within<T>(ms: number, begin: (resolve: (value: T) => void) => void): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      if (this.#failure !== undefined) return reject(this.#failure.error)
+      const timer = setTimeout(() => {
+        this.timedOut = true
+        this.#fail(new Error('time is up'))
+      }, ms)
+      this.#reject = (error) => {
+        clearTimeout(timer)
+        reject(error)
+      }
+      begin((value) => {
+        clearTimeout(timer)
+        resolve(value)
+      })
+    })
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= { error }
+    this.#reject(error)
+    this.#request.destroy()
+  }
+}
