@@ -410,6 +410,8 @@ export class Reconciler {
         return false
       }
     }
+    // The kernel holds what we believed it did not, and not in the first place.
+    if (error.code === 'EEXIST') this.#tablesInDoubt = true
     const id = idOf(operation)
     const news = !this.#failed.has(id)
     this.#failed.set(id, error)

@@ -29,6 +29,7 @@ import { deleteNexthop, dumpNexthops, type Nexthop, replaceNexthop } from '../ne
 import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
 import { DeltaTracker } from './delta.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
+import { rowWrites, surplus } from './rows.ts'
 
 /** Plain routes up to here, nexthop objects beyond. */
 export const PLAIN_ROUTES = 1024
@@ -197,15 +198,11 @@ export class PeerRoutes {
     return changed
   }
 
-  /** Routes to nowhere: they go first, before what they lead through goes. */
-  stale(may: May): Iterable<Operation> {
-    return deletions(
-      'route',
-      this.#routes,
-      deleteRoute,
-      may,
-      (route) => this.get(route.destination) === undefined,
-    )
+  /** Routes to nowhere, and all but one of those that stand in the way of one: they go first. */
+  *stale(may: May): Generator<Operation> {
+    const routes = this.#routes
+    yield* deletions('route', routes, deleteRoute, may, (route) => this.get(route.destination) === undefined)
+    yield* surplus(routes, may)
   }
 
   nexthopWrites(may: May): Iterable<Operation> {
@@ -217,8 +214,7 @@ export class PeerRoutes {
   writes(may: May, ready: (destination: Subnet) => boolean = () => true): Iterable<Operation> {
     const { index, name } = this.#options.device()
     const device = ({ oif }: Route) => (oif === undefined || oif === index ? name : `interface ${oif}`)
-    return writes(
-      'route',
+    return rowWrites(
       this.#routes,
       (route) => replaceRoute(route, device(route)),
       may,

@@ -1,0 +1,269 @@
+/**
+ * udp: every packet between nodes passes this process, as a plain IPv4 packet in a UDP datagram.
+ *
+ *     pods - flannel0 (TUN) - thread in the addon - UDP socket - peers
+ *
+ * In the kernel stand only the device, its /32 address and one route for the whole network; which peer has which subnet is
+ * the thread's own table. The device is tied to the process and goes with it, as flannel's does: one that stayed would be
+ * in the way of a flannel that starts after us, which would make a flannel1 beside it and send nothing there.
+ */
+import { formatIpv4, formatSubnet, type Ipv4, netmask, type Subnet, subnetKey } from '../../ip.ts'
+import type { Rtnl } from '../../netlink/conn.ts'
+import {
+  RT_SCOPE_UNIVERSE,
+  RT_TABLE_MAIN,
+  RTN_UNICAST,
+  RTPROT_BOOT,
+  RTPROT_KERNEL,
+} from '../../netlink/constants.ts'
+import type { Notification } from '../../netlink/monitor.ts'
+import { deleteRoute, dumpRoutes, type Route, replaceRoute } from '../../netlink/route.ts'
+import type { Lease } from '../../subnet/lease.ts'
+import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
+import { DeltaTracker } from '../delta.ts'
+import { ensureLink, findLink, renameLink } from '../device.ts'
+import { deletions, type May, type Operation, type TableKey, writes } from '../operations.ts'
+import {
+  type DeviceOutcome,
+  type Doubt,
+  type LinkNotification,
+  type Model,
+  Reconciler,
+} from '../reconciler.ts'
+import { routeKey } from '../routes.ts'
+import type { Tunnel, TunnelCounters } from './tunnel.ts'
+
+export interface UdpNetworkOptions extends BackendContext, NetworkHooks {
+  /** Closed when the network stops. */
+  readonly tunnel: Tunnel
+  /** UDP port of all nodes, 1..65535. */
+  readonly port: number
+  /** The subnet's first address, which the device holds as /32. */
+  readonly address: Ipv4
+}
+
+/** Bytes that UDP over IPv4 adds to a packet: IPv4 20, UDP 8. */
+const OVERHEAD = 28
+const DEVICE = 'flannel%d'
+/** Milliseconds between looks at what the thread has dropped. */
+const REPORT_PERIOD = 10_000
+
+export class UdpNetwork extends Reconciler implements Network {
+  readonly #model: UdpModel
+  readonly #options: UdpNetworkOptions
+
+  constructor(options: UdpNetworkOptions) {
+    const model = new UdpModel(options)
+    super(model, options)
+    this.#model = model
+    this.#options = options
+  }
+
+  /** Takes effect with the next apply. */
+  setUnderlay(underlay: Underlay): void {
+    this.#model.underlay = underlay
+    this.deviceChanged()
+  }
+
+  get mtu(): number {
+    return this.#model.underlay.mtu - OVERHEAD
+  }
+
+  get counters(): TunnelCounters {
+    return this.#options.tunnel.counters()
+  }
+
+  override apply(): void {
+    this.#model.handOver()
+    super.apply()
+  }
+
+  override async run(signal: AbortSignal): Promise<void> {
+    try {
+      await Promise.all([super.run(signal), this.#reportDrops(signal)])
+    } finally {
+      this.#options.tunnel.close()
+    }
+  }
+
+  /** One line for all that was dropped since the last: whoever sends us rubbish must not fill the log with it. */
+  async #reportDrops(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#options
+    let before = this.counters
+    for (;;) {
+      await clock.sleep(REPORT_PERIOD, signal)
+      if (signal.aborted) return
+      const now = this.counters
+      const strangers = now.strangers - before.strangers
+      const foreign = now.foreign - before.foreign
+      const malformed = now.malformed - before.malformed
+      before = now
+      if (strangers + foreign + malformed === 0) continue
+      log.warn('dropped packets that no peer may send', {
+        fromStrangers: strangers,
+        withForeignSource: foreign,
+        malformed,
+        last: formatIpv4(now.lastOffender),
+      })
+    }
+  }
+}
+
+class UdpModel implements Model {
+  underlay: Underlay
+  readonly #rtnl: Rtnl
+  readonly #options: UdpNetworkOptions
+  readonly #peers = new Map<number, { readonly subnet: Subnet; readonly host: Ipv4 }>()
+  readonly #routes = new DeltaTracker<string, Route>(() => true)
+  /** The device as it was last seen; index 0 before there is one. */
+  #device = { index: 0, name: DEVICE.replace('%d', '0') }
+  #bound: Ipv4 | undefined
+  #handedOver = true
+
+  constructor(options: UdpNetworkOptions) {
+    this.#options = options
+    this.#rtnl = options.rtnl
+    this.underlay = options.underlay
+  }
+
+  get name(): string {
+    return this.#device.name
+  }
+
+  /** Hands the peers to the thread, if they have changed. */
+  handOver(): void {
+    if (this.#handedOver) return
+    const peers = []
+    for (const { subnet, host } of this.#peers.values()) {
+      const { address: first, length } = subnet
+      peers.push({ first, last: (first | ~netmask(length)) >>> 0, host })
+    }
+    this.#options.tunnel.setPeers(peers)
+    this.#handedOver = true
+  }
+
+  ensureDevice(): DeviceOutcome {
+    const { tunnel, port, address } = this.#options
+    const changes: string[] = []
+    const { index: before, name: known } = this.#device
+    let link = before === 0 ? undefined : findLink(this.#rtnl, { index: before })
+    const created = link === undefined
+    if (link === undefined) {
+      const name = tunnel.openDevice(DEVICE, address)
+      link = findLink(this.#rtnl, { name })
+      if (link === undefined) throw new Error(`${name} vanished while it was being set up`)
+      this.#device = { index: link.index, name }
+      changes.push(`created ${name}`)
+    } else if (link.name !== known) {
+      changes.push(renameLink(this.#rtnl, link, known))
+    }
+    const { name, index } = this.#device
+    const mtu = this.underlay.mtu - OVERHEAD
+    changes.push(...ensureLink(this.#rtnl, link, { name, mtu, address, created }))
+    if (this.#bound !== this.underlay.address) {
+      this.#bound = undefined
+      tunnel.bind(this.underlay.address, port)
+      this.#bound = this.underlay.address
+      changes.push(`listening on UDP ${formatIpv4(this.#bound)}:${port}`)
+    }
+    if (index !== before) this.#wantRoute()
+    return { moved: index !== before, recreated: undefined, changes }
+  }
+
+  load(): TableKey[] {
+    const ours = this.#rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN })).filter((r) => this.#ownsRoute(r))
+    const surprising = this.#routes.holdExactly(ours.map((route) => [routeKey(route), route]))
+    return surprising.map((key) => ({ table: 'route', key }))
+  }
+
+  observe(notification: Notification): TableKey[] | undefined {
+    if (notification.kind !== 'route') return []
+    const { value, deleted, replaced } = notification
+    const key = routeKey(value)
+    // The kernel says what came, not what went.
+    if (replaced && this.#isNetwork(value) && this.#routes.held(key) === undefined) return undefined
+    if (!this.#ownsRoute(value)) return []
+    const news = deleted ? this.#routes.lose(key) : this.#routes.hold(key, value)
+    return news ? [{ table: 'route', key }] : []
+  }
+
+  doubt(notification: LinkNotification): Doubt {
+    const { index, name } = this.#device
+    const { underlay } = this
+    if (notification.kind === 'address') {
+      const { value } = notification
+      if (typeof value.address !== 'number') return 'nothing'
+      if (value.index === underlay.index) this.#options.onUnderlayChange()
+      return value.index === index ? 'entries' : 'nothing'
+    }
+    const { value: link, deleted } = notification
+    if (link.index === underlay.index || link.name === underlay.name) this.#options.onUnderlayChange()
+    if (link.index !== index) return 'nothing'
+    // The kernel drops the routes of a device that went down or away, and does not say so.
+    if (deleted || !link.up) return 'entries'
+    return link.mtu === underlay.mtu - OVERHEAD && link.name === name ? 'nothing' : 'device'
+  }
+
+  /** Of any backend type, as in flannel: whoever listens on our port can be reached. */
+  put({ subnet, attributes }: Lease): void {
+    const key = subnetKey(subnet)
+    const host = attributes.publicIP
+    if (this.#peers.get(key)?.host === host) return
+    this.#options.log.info(`Subnet added: ${formatSubnet(subnet)} via ${formatIpv4(host)}`)
+    this.#peers.set(key, { subnet, host })
+    this.#handedOver = false
+  }
+
+  remove(subnet: Subnet): void {
+    if (!this.#peers.delete(subnetKey(subnet))) return
+    this.#options.log.info(`Subnet removed: ${formatSubnet(subnet)}`)
+    this.#handedOver = false
+  }
+
+  expect(): void {}
+
+  *subnets(): Generator<Subnet> {
+    for (const { subnet } of this.#peers.values()) yield subnet
+  }
+
+  *plan(may: May): Generator<readonly Operation[]> {
+    yield [...writes('route', this.#routes, (route) => replaceRoute(route, this.name), may)]
+    yield [...deletions('route', this.#routes, deleteRoute, may)]
+  }
+
+  counts() {
+    return { route: this.#routes.counts }
+  }
+
+  #wantRoute(): void {
+    for (const [key] of [...this.#routes.missing()]) this.#routes.unwant(key)
+    const route: Route = {
+      destination: this.#options.network,
+      table: RT_TABLE_MAIN,
+      protocol: RTPROT_BOOT,
+      scope: RT_SCOPE_UNIVERSE,
+      type: RTN_UNICAST,
+      tos: 0,
+      metric: 0,
+      gateway: undefined,
+      nexthopId: undefined,
+      oif: this.#device.index,
+      source: undefined,
+      onlink: false,
+      multipath: false,
+      cloned: false,
+    }
+    this.#routes.want(routeKey(route), route)
+  }
+
+  /** All on our device, and what stands where our route belongs; those of the kernel itself are never ours. */
+  #ownsRoute(route: Route): boolean {
+    if (route.table !== RT_TABLE_MAIN || route.protocol === RTPROT_KERNEL) return false
+    return route.oif === this.#device.index || this.#isNetwork(route)
+  }
+
+  #isNetwork({ destination, metric, tos }: Route): boolean {
+    const { network } = this.#options
+    return subnetKey(destination) === subnetKey(network) && metric === 0 && tos === 0
+  }
+}
