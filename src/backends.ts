@@ -9,6 +9,7 @@ const BACKENDS = new Map<string, () => Promise<{ readonly openBackend: Open }>>(
   ['host-gw', () => import('./backend/hostgw/backend.ts')],
   ['alloc', () => import('./backend/alloc/backend.ts')],
   ['extension', () => import('./backend/extension/backend.ts')],
+  ['udp', () => import('./backend/udp/backend.ts')],
 ])
 
 const CLOUD =

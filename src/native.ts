@@ -19,6 +19,12 @@ interface Addon {
   watch(handle: object, callback: () => void): number
   close(handle: object): void
   notify(address: Uint8Array, message: Uint8Array): number
+  tunnelCreate(): object | number
+  tunnelOpenDevice(handle: object, name: string, own: number): string | number
+  tunnelBind(handle: object, address: number, port: number): number
+  tunnelSetPeers(handle: object, peers: Uint8Array): number
+  tunnelCounters(handle: object): number[] | number
+  tunnelClose(handle: object): void
 }
 
 /** The addon is missing or does not load, or a datagram could not be sent. `code` is an errno name or Node's own. */
@@ -102,6 +108,92 @@ export class NativeSocket {
 export function openNetlinkSocket(protocol: number, addon: Addon = loadAddon()): NativeSocket | number {
   const handle = addon.open(int32(protocol))
   return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)
+}
+
+/** What the data path has done so far, in the order of `enum counter` in native/udp_tunnel.h. */
+const TUNNEL_COUNTERS = [
+  'sentPackets',
+  'sentBytes',
+  'receivedPackets',
+  'receivedBytes',
+  'strangers',
+  'foreign',
+  'malformed',
+  'unreachable',
+  'expired',
+  'sendErrors',
+  'writeErrors',
+  'lastOffender',
+] as const
+
+export type TunnelCounters = Readonly<Record<(typeof TUNNEL_COUNTERS)[number], number>>
+
+/**
+ * The data path of the udp backend (native/udp_tunnel.h): a TUN device, a UDP socket and a thread between them, which
+ * runs while it has both. Every method but `close` throws once it is closed; closing twice is closing once.
+ */
+export class NativeTunnel {
+  readonly #addon: Addon
+  #handle: object | undefined
+
+  constructor(addon: Addon, handle: object) {
+    this.#addon = addon
+    this.#handle = handle
+  }
+
+  /**
+   * Makes a TUN device of that name, or of the first free one after the pattern `<name>%d`, in the place of the one there
+   * was. ICMP errors about packets come from `own`, an IPv4 address. Returns its name or a negative errno.
+   */
+  openDevice(name: string, own: number): string | number {
+    // IFNAMSIZ, with the final NUL.
+    if (!/^[\x21-\x7e]{1,15}$/.test(name)) throw new TypeError(`${JSON.stringify(name)} is no device's name`)
+    return this.#addon.tunnelOpenDevice(this.#open(), name, uint32(own))
+  }
+
+  /** Binds the UDP socket anew; peers are sent to at the same port. Returns 0 or a negative errno, and is then unbound. */
+  bind(address: number, port: number): number {
+    if (uint32(port) > 65_535) throw new TypeError(`${port} is no port`)
+    return this.#addon.tunnelBind(this.#open(), uint32(address), port)
+  }
+
+  /**
+   * All peers, three numbers each: the first and last address of a subnet, which overlaps no other, and the host it is
+   * reached by. Takes effect at the thread's next turn. Returns 0 or a negative errno.
+   */
+  setPeers(peers: Uint32Array): number {
+    if (!(peers instanceof Uint32Array) || peers.length % 3 !== 0)
+      throw new TypeError('setPeers takes three 32-bit numbers a peer')
+    const bytes = new Uint8Array(peers.buffer, peers.byteOffset, peers.byteLength)
+    return this.#addon.tunnelSetPeers(this.#open(), bytes)
+  }
+
+  counters(): TunnelCounters {
+    const counts = this.#addon.tunnelCounters(this.#open())
+    if (typeof counts === 'number') throw new Error(`read the tunnel's counters: errno ${-counts}`)
+    const named = TUNNEL_COUNTERS.map((name, i) => [name, counts[i] ?? 0] as const)
+    // Object.fromEntries does not know which names it got.
+    return Object.fromEntries(named) as TunnelCounters
+  }
+
+  /** The device goes with it. */
+  close(): void {
+    if (this.#handle !== undefined) this.#addon.tunnelClose(this.#handle)
+    this.#handle = undefined
+  }
+
+  #open(): object {
+    if (this.#handle === undefined) throw new Error('the tunnel is closed')
+    return this.#handle
+  }
+}
+
+/** Makes a tunnel that has no ends yet. Throws a NativeError when there is no memory or no descriptor for it. */
+export function createTunnel(addon: Addon = loadAddon()): NativeTunnel {
+  const handle = addon.tunnelCreate()
+  if (typeof handle === 'number')
+    throw new NativeError(`create the tunnel: ${getSystemErrorName(handle)}`, getSystemErrorName(handle))
+  return new NativeTunnel(addon, handle)
 }
 
 /**
@@ -193,5 +285,10 @@ function requireAddon(path: string): Addon {
 
 function int32(value: number): number {
   if (!Number.isInteger(value) || value !== (value | 0)) throw new TypeError(`${value} is no 32-bit integer`)
+  return value
+}
+
+function uint32(value: number): number {
+  if (value !== value >>> 0) throw new TypeError(`${value} is no unsigned 32-bit integer`)
   return value
 }

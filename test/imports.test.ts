@@ -34,6 +34,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'backend/backoff.ts': [],
   backend: ['netlink', 'subnet/lease', 'ip', 'clock', 'log'],
   'backend/vxlan': ['backend', 'netlink', 'subnet/lease', 'ip', 'clock', 'log', 'gojson'],
+  'backend/udp/tunnel.ts': ['backend', 'ip', 'native'],
   netlink: ['ip'],
   'netlink/socket.ts': ['netlink', 'ip', 'native'],
   masq: ['ip', 'clock', 'log'],

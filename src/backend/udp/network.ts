@@ -117,6 +117,8 @@ class UdpModel implements Model {
   readonly #routes = new DeltaTracker<string, Route>(() => true)
   /** The device as it was last seen; index 0 before there is one. */
   #device = { index: 0, name: DEVICE.replace('%d', '0') }
+  /** The key of the wanted route. */
+  #route: string | undefined
   #bound: Ipv4 | undefined
   #handedOver = true
 
@@ -236,7 +238,7 @@ class UdpModel implements Model {
   }
 
   #wantRoute(): void {
-    for (const [key] of [...this.#routes.missing()]) this.#routes.unwant(key)
+    if (this.#route !== undefined) this.#routes.unwant(this.#route)
     const route: Route = {
       destination: this.#options.network,
       table: RT_TABLE_MAIN,
@@ -253,7 +255,8 @@ class UdpModel implements Model {
       multipath: false,
       cloned: false,
     }
-    this.#routes.want(routeKey(route), route)
+    this.#route = routeKey(route)
+    this.#routes.want(this.#route, route)
   }
 
   /** All on our device, and what stands where our route belongs; those of the kernel itself are never ours. */
