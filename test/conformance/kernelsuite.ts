@@ -343,6 +343,13 @@ export function kernelSuite(make: () => Machine): void {
       ])
     })
 
+    it('that is deleted while it is down loses what was added meanwhile', () => {
+      ok(op.set('flannel.1', { up: false }))
+      ok(op.neighbour('add', 'flannel.1', '10.244.1.0', '02:00:00:00:00:02'))
+      ok(op.unlink('flannel.1'))
+      expect(counts()).toMatchObject({ neighbours: 0, fdb: 0 })
+    })
+
     it('that loses its last address loses plain routes and neighbours', () => {
       full()
       ok(op.address('add', 'flannel.1', '10.244.0.9/32'), op.address('delete', 'flannel.1', '10.244.0.0/32'))

@@ -247,6 +247,15 @@ export function networkSuite(make: () => Machine): void {
       node.expectState([renewed, CAROL])
     })
 
+    it('are both wanted again when the newer gets a MAC of its own', async () => {
+      const newer = { ...BOB, mac: ALICE.mac, modifiedIndex: 100 }
+      const node = start([ALICE, newer])
+      node.expectState([newer])
+      node.put({ ...BOB, modifiedIndex: 101 })
+      await node.settle()
+      node.expectState([ALICE, BOB])
+    })
+
     it('move together when both get another address', async () => {
       const node = start([ALICE, moved])
       node.put({ ...ALICE, ip: '198.51.100.9', modifiedIndex: 50 })

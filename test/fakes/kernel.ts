@@ -316,6 +316,8 @@ export class FakeKernel {
       doomed.push(...this.#links.list().filter((l) => l.vxlan?.parent === under.index))
     for (const gone of doomed) {
       if (gone.up) this.#setUp(gone, false)
+      // Those that were added while it was down.
+      this.#loseNeighbours(gone.index)
       this.#loseFdb(gone.index, true)
       for (const { address, length } of gone.addresses.splice(0))
         this.#notify(RTM_DELADDR, addressPayload(gone.index, address, length), 0)
