@@ -32,7 +32,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   subnet: ['ip', 'clock', 'log', 'gojson'],
   'backend/delta.ts': [],
   'backend/backoff.ts': [],
-  backend: ['netlink', 'subnet/lease', 'ip', 'clock', 'log'],
+  backend: ['netlink', 'subnet/lease', 'ip', 'clock', 'durations', 'log'],
   'backend/vxlan': ['backend', 'netlink', 'subnet/lease', 'ip', 'clock', 'log', 'gojson'],
   'backend/udp/tunnel.ts': ['backend', 'ip', 'native'],
   netlink: ['ip'],

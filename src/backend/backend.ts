@@ -4,7 +4,7 @@ import type { Logger } from '../log.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import type { Lease, LeaseAttributes } from '../subnet/lease.ts'
-import type { ReconcilerStatus } from './reconciler.ts'
+import type { PeerStatus, ReconcilerHistory, ReconcilerStatus } from './reconciler.ts'
 
 /** The interface that carries the traffic between nodes. */
 export interface Underlay {
@@ -56,6 +56,12 @@ export interface Network {
   /** Bytes a pod's packet may have. */
   readonly mtu: number
   readonly status: ReconcilerStatus
+  /** What was done to the kernel so far, of a backend that writes to it. */
+  readonly history?: ReconcilerHistory
+  /** What else there is to say of the device. */
+  readonly details?: Readonly<Record<string, string | number | boolean>>
+  /** How every peer's entries stand; each is looked at when it is asked for. */
+  peers?(): Iterable<PeerStatus>
   /** A complete list of the remote leases. */
   replaceLeases(leases: Iterable<Lease>): void
   putLease(lease: Lease): void

@@ -1,3 +1,6 @@
+/** How a wanted entry stands in the kernel, as far as is known. */
+export type EntryState = 'ok' | 'missing' | 'differs'
+
 /**
  * One kernel table, as it should be beside as it is.
  *
@@ -73,6 +76,10 @@ export class DeltaTracker<K, E, W extends E = E> {
   /** Whether the kernel is known to hold exactly what is wanted under this key. */
   settled(key: K): boolean {
     return !this.#differing.has(key)
+  }
+
+  state(key: K): EntryState {
+    return this.settled(key) ? 'ok' : this.#held.has(key) ? 'differs' : 'missing'
   }
 
   /** Wanted entries that the kernel lacks or holds with another value. */

@@ -1,12 +1,14 @@
 import { readFileSync } from 'node:fs'
 import type { Clock } from '../clock.ts'
-import { type Subnet, subnetKey } from '../ip.ts'
+import { Durations } from '../durations.ts'
+import { type Ipv4, type MacAddress, type Subnet, subnetKey } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import { NetlinkError } from '../netlink/errors.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import type { Lease } from '../subnet/lease.ts'
 import { Backoff } from './backoff.ts'
+import type { EntryState } from './delta.ts'
 import type { May, Operation, TableKey, TableName } from './operations.ts'
 
 /**
@@ -56,6 +58,8 @@ export interface Model {
   counts(): Readonly<Partial<Record<TableName, { readonly wanted: number; readonly held: number }>>>
   /** What somebody had changed under this key stands again: for words of the backend's own. */
   repaired?(key: TableKey): void
+  /** Made for one walk over all peers: tells how each one's entries stand. For a backend whose peers have entries. */
+  inspect?(): (subnet: Subnet) => PeerStatus | undefined
 }
 
 export interface DeviceOutcome {
@@ -93,6 +97,45 @@ export interface ReconcilerStatus {
   readonly repairs: Readonly<Record<TableName | 'device', number>>
 }
 
+/** How we came to know that an entry was not as we left it; with `device`, the kernel dropped it with its device. */
+export type RepairCause = 'notification' | 'compare' | 'device'
+
+/** One peer and what stands for it in the kernel. */
+export interface PeerStatus {
+  readonly subnet: Subnet
+  readonly publicIP: Ipv4
+  /** The peer's VTEP, where it has one. */
+  readonly mac: MacAddress | undefined
+  /** How its subnet is reached; `none` when another peer has its place. */
+  readonly route: 'plain' | 'nexthop' | 'direct' | 'none'
+  readonly entries: Readonly<Partial<Record<TableName, EntryState>>>
+}
+
+/** One run of something, and how much it found to do. */
+export interface Round {
+  /** Monotonic milliseconds. */
+  readonly at: number
+  /** Milliseconds. */
+  readonly took: number
+  /** Of an apply, the entries written or deleted; of a compare, the entries that were not as believed. */
+  readonly entries: number
+}
+
+/** What a reconciler has done so far, beyond its status; the pace of each kind of work is always kept. */
+export interface ReconcilerHistory {
+  readonly lastApply: Round | undefined
+  readonly lastCompare: Round | undefined
+  readonly applies: Durations
+  readonly compares: Durations
+  readonly repairs: Readonly<Record<TableName | 'device', Readonly<Record<RepairCause, number>>>>
+  /** What the kernel refuses at the moment, one line each. */
+  readonly refusals: Iterable<string>
+  /** Leases that this backend can make nothing of, one line each. */
+  readonly skipped: Iterable<string>
+  /** What keeps the device or the tables from being looked at, if anything does. */
+  readonly trouble: string | undefined
+}
+
 export const NO_REPAIRS: ReconcilerStatus['repairs'] = {
   neighbour: 0,
   fdb: 0,
@@ -103,6 +146,8 @@ export const NO_REPAIRS: ReconcilerStatus['repairs'] = {
 
 /** Repairs of one key that are made at once; from then on somebody is fighting us, and we slow down. */
 const FREE_REPAIRS = 20
+/** In the place of a port id: nobody told us, a complete compare did. */
+const FOUND_BY_COMPARE = -1
 /** Such applies before their refusals count as failures: one or two are a race with whoever changed the device. */
 const PATIENT_APPLIES = 3
 /** Milliseconds in which notifications are gathered before they are answered. */
@@ -116,10 +161,20 @@ export class Reconciler {
   readonly #failures = new Backoff<string>(0)
   readonly #fights = new Backoff<string>(FREE_REPAIRS)
   readonly #failed = new Map<string, NetlinkError>()
-  /** Keys that are not as we left them, and who changed them: a netlink port id, 0 when unknown. */
+  /** Keys that are not as we left them, and who changed them: a netlink port id, 0 or less when unknown. */
   readonly #disturbed = new Map<string, number>()
   readonly #skipped = new Map<number, string>()
-  readonly #repairs: Record<TableName | 'device', number> = { ...NO_REPAIRS }
+  readonly #repairs = {
+    neighbour: noRepairs(),
+    fdb: noRepairs(),
+    nexthop: noRepairs(),
+    route: noRepairs(),
+    device: noRepairs(),
+  }
+  readonly #applies = new Durations()
+  readonly #compares = new Durations()
+  #lastApply: Round | undefined
+  #lastCompare: Round | undefined
   #started = false
   #deviceInDoubt = true
   #tablesInDoubt = true
@@ -130,6 +185,7 @@ export class Reconciler {
   /** Applies in a row in which the device was found gone or down only when it was written to. */
   #deviceRefusals = 0
   #troubles = 0
+  #trouble: string | undefined
   #retryAt = Number.POSITIVE_INFINITY
   #wake: (() => void) | undefined
   #woken = false
@@ -221,6 +277,7 @@ export class Reconciler {
   /** Brings the kernel to what is wanted, as far as it lets us. Never throws: what fails is tried again. */
   apply(): void {
     const { clock, log } = this.#options
+    const begin = clock.now()
     this.#retryAt = Number.POSITIVE_INFINITY
     try {
       this.#options.drain()
@@ -228,6 +285,7 @@ export class Reconciler {
       this.#loadIfInDoubt()
     } catch (error) {
       if (!(error instanceof NetlinkError || error instanceof DeviceError)) throw error
+      this.#trouble = error.message
       if (this.#troubles++ === 0) log.error(`${error.message}; trying again until it works`)
       this.#retryAt = clock.now() + Math.min(60_000, RETRY * 2 ** Math.min(this.#troubles - 1, 6))
       return
@@ -235,8 +293,14 @@ export class Reconciler {
     if (this.#troubles > 0) {
       log.info(`${this.#model.name} is as it should be again`, { failures: this.#troubles })
       this.#troubles = 0
+      this.#trouble = undefined
     }
-    if (this.#snapshotSeen) this.#execute()
+    if (this.#snapshotSeen) {
+      const entries = this.#execute()
+      const took = clock.now() - begin
+      this.#applies.add(took)
+      this.#lastApply = { at: begin, took, entries }
+    }
   }
 
   /** Applies whenever something changed, and compares all on a timer, until `signal` is aborted. */
@@ -273,7 +337,36 @@ export class Reconciler {
       peers: count(this.#model.subnets()),
       skipped: this.#skipped.size,
       tables,
+      repairs: {
+        neighbour: total(this.#repairs.neighbour),
+        fdb: total(this.#repairs.fdb),
+        nexthop: total(this.#repairs.nexthop),
+        route: total(this.#repairs.route),
+        device: total(this.#repairs.device),
+      },
+    }
+  }
+
+  get history(): ReconcilerHistory {
+    return {
+      lastApply: this.#lastApply,
+      lastCompare: this.#lastCompare,
+      applies: this.#applies,
+      compares: this.#compares,
       repairs: this.#repairs,
+      refusals: [...this.#failed.values()].map((error) => error.message),
+      skipped: this.#skipped.values(),
+      trouble: this.#trouble,
+    }
+  }
+
+  /** All peers, each looked at when it is asked for. */
+  *peers(): Generator<PeerStatus> {
+    const look = this.#model.inspect?.()
+    if (look === undefined) return
+    for (const subnet of this.#model.subnets()) {
+      const status = look(subnet)
+      if (status !== undefined) yield status
     }
   }
 
@@ -295,7 +388,7 @@ export class Reconciler {
       else log.info(`${name}: ${change}`)
     }
     if (this.#started && changes.length > 0) {
-      this.#repairs.device++
+      this.#repairs.device[this.#causeOf('device')]++
       if (this.#slowDown('device')) {
         log.warn(`somebody keeps changing ${name}; repairing it more slowly from now on`, this.#who('device'))
       }
@@ -313,15 +406,20 @@ export class Reconciler {
 
   #loadIfInDoubt(): void {
     if (!this.#tablesInDoubt) return
+    const begin = this.#options.clock.now()
     const surprising = this.#model.load()
     this.#tablesInDoubt = false
     this.#lastLoad = this.#options.clock.now()
+    const took = this.#lastLoad - begin
+    this.#compares.add(took)
+    this.#lastCompare = { at: begin, took, entries: surprising.length }
     if (this.#snapshotSeen && !this.#lostWithDevice) {
-      for (const key of surprising) this.#disturbed.set(idOf(key), 0)
+      for (const key of surprising) this.#disturbed.set(idOf(key), FOUND_BY_COMPARE)
     }
   }
 
-  #execute(): void {
+  /** Returns how many entries were written or deleted. */
+  #execute(): number {
     const { rtnl, clock, log, drain } = this.#options
     const now = clock.now()
     const repaired: Operation[] = []
@@ -384,6 +482,7 @@ export class Reconciler {
     }
     this.#lostWithDevice = false
     if (refused.length > 0) log.error(`${some(refused.map((error) => error.message))}; trying again`)
+    return done
   }
 
   /** Returns whether it mended what somebody else had changed. */
@@ -395,8 +494,14 @@ export class Reconciler {
       this.#options.log.info(`${operation.request.operation()}: works again`)
     }
     const repair = this.#disturbed.has(id)
-    if (repair || this.#lostWithDevice) this.#repairs[operation.table]++
+    if (repair || this.#lostWithDevice) this.#repairs[operation.table][this.#causeOf(id)]++
     return repair
+  }
+
+  #causeOf(id: string): RepairCause {
+    if (this.#lostWithDevice && id !== 'device') return 'device'
+    const by = this.#disturbed.get(id)
+    return by === undefined || by === FOUND_BY_COMPARE ? 'compare' : 'notification'
   }
 
   /** Returns whether it is news that this is refused. */
@@ -435,7 +540,7 @@ export class Reconciler {
   /** Who did it, as far as a netlink port id tells: most programs use their pid. */
   #who(id: string): { readonly by?: string } {
     const portId = this.#disturbed.get(id)
-    if (portId === undefined || portId === 0) return {}
+    if (portId === undefined || portId <= 0) return {}
     try {
       return { by: `${readFileSync(`/proc/${portId}/comm`, 'utf8').trim()} (pid ${portId})` }
     } catch {
@@ -462,6 +567,14 @@ export class Reconciler {
 /** The first few of many, for one line. */
 function some(texts: readonly string[]): string {
   return texts.slice(0, 3).join('; ') + (texts.length > 3 ? `; and ${texts.length - 3} more` : '')
+}
+
+function noRepairs(): Record<RepairCause, number> {
+  return { notification: 0, compare: 0, device: 0 }
+}
+
+function total(by: Readonly<Record<RepairCause, number>>): number {
+  return by.notification + by.compare + by.device
 }
 
 function count(things: Iterable<unknown>): number {

@@ -29,6 +29,7 @@ import { deleteNexthop, dumpNexthops, type Nexthop, replaceNexthop } from '../ne
 import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
 import { DeltaTracker } from './delta.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
+import type { PeerStatus } from './reconciler.ts'
 import { rowWrites, surplus } from './rows.ts'
 
 /** Plain routes up to here, nexthop objects beyond. */
@@ -97,6 +98,8 @@ export class PeerRoutes {
   /** Connected routes that stand where a lease's would, by subnet, and the device. */
   readonly #connected = new Map<number, number>()
   readonly #warned = new Set<number>()
+  /** Somebody else's routes that stand where a peer's would once there is one, by subnet and key. */
+  readonly #others = new Map<number, Map<string, Route>>()
   /** How many peers there are, or soon will be while a snapshot is taken in. */
   #expected = 0
   #plain = 0
@@ -123,8 +126,11 @@ export class PeerRoutes {
   /** A path in the place of the one that was wanted so far. */
   want(subnet: Subnet, path: Path): void {
     this.unwant(subnet)
+    const key = subnetKey(subnet)
+    for (const [other, route] of this.#others.get(key) ?? []) this.#routes.hold(other, route)
+    this.#others.delete(key)
     const entry = this.#choose(subnet, path)
-    this.#entries.set(subnetKey(subnet), entry)
+    this.#entries.set(key, entry)
     if (entry.nexthop === undefined) this.#plain++
     else this.#nexthops.want(entry.nexthop.id, entry.nexthop)
     this.#routes.want(routeKey(entry.route), entry.route)
@@ -157,7 +163,11 @@ export class PeerRoutes {
     }
     const routes = rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))
     this.#connected.clear()
-    for (const route of routes) this.#noteConnected(route, false)
+    this.#others.clear()
+    for (const route of routes) {
+      this.#noteConnected(route, false)
+      this.#noteOther(route, false)
+    }
     const ours = routes.filter((route) => this.#ownsRoute(route))
     for (const key of this.#routes.holdExactly(ours.map((route) => [routeKey(route), route])))
       surprising.push({ table: 'route', key })
@@ -178,6 +188,8 @@ export class PeerRoutes {
     if (notification.kind !== 'route') return []
     const { value, deleted, replaced } = notification
     const changed: TableKey[] = []
+    if (replaced) this.#others.delete(subnetKey(value.destination))
+    this.#noteOther(value, deleted)
     if (this.#noteConnected(value, deleted)) {
       const entry = this.get(value.destination)
       if (entry !== undefined) changed.push({ table: 'route', key: routeKey(entry.route) })
@@ -238,6 +250,25 @@ export class PeerRoutes {
     return deletions('nexthop', this.#nexthops, (n) => deleteNexthop(n.id), may)
   }
 
+  /**
+   * For one walk over all peers: tells how the route to a subnet stands. A wrong route in the place of a missing one has
+   * another key, so their destinations are gathered first.
+   */
+  inspect(): (destination: Subnet) => Pick<PeerStatus, 'route' | 'entries'> | undefined {
+    const wrong = new Set<number>()
+    for (const [, { destination }] of this.#routes.extra()) wrong.add(subnetKey(destination))
+    return (destination) => {
+      const entry = this.get(destination)
+      if (entry === undefined) return undefined
+      const { route, nexthop } = entry
+      const state = this.#routes.state(routeKey(route))
+      const entries = { route: state === 'missing' && wrong.has(subnetKey(destination)) ? 'differs' : state }
+      if (nexthop !== undefined)
+        return { route: 'nexthop', entries: { ...entries, nexthop: this.#nexthops.state(nexthop.id) } }
+      return { route: route.oif === this.#options.device().index ? 'plain' : 'direct', entries }
+    }
+  }
+
   counts() {
     return { nexthop: this.#nexthops.counts, route: this.#routes.counts }
   }
@@ -274,6 +305,17 @@ export class PeerRoutes {
     if (route.nexthopId !== undefined && isOurNexthopId(route.nexthopId)) return true
     if (route.metric === 0 && route.tos === 0 && this.get(route.destination) !== undefined) return true
     return this.#options.owns(route)
+  }
+
+  #noteOther(route: Route, deleted: boolean): void {
+    const { table, protocol, metric, tos, destination } = route
+    if (table !== RT_TABLE_MAIN || protocol === RTPROT_KERNEL || metric !== 0 || tos !== 0) return
+    if (this.#ownsRoute(route) || !contains(this.#options.network, destination.address)) return
+    const key = subnetKey(destination)
+    const row = this.#others.get(key) ?? new Map<string, Route>()
+    this.#others.set(key, row)
+    if (deleted) row.delete(routeKey(route))
+    else row.set(routeKey(route), route)
   }
 
   /** Remembers a connected route of a lease's size; returns whether it is one. */

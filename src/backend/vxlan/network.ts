@@ -1,4 +1,4 @@
-import type { Subnet } from '../../ip.ts'
+import { formatIpv4, type Subnet } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
@@ -9,6 +9,7 @@ import {
   type Doubt,
   type LinkNotification,
   type Model,
+  type PeerStatus,
   Reconciler,
   type ReconcilerOptions,
 } from '../reconciler.ts'
@@ -52,6 +53,12 @@ export class VxlanNetwork extends Reconciler implements Network {
   get mtu(): number {
     return this.#model.device.mtu
   }
+
+  get details() {
+    const { vni, port, gbp, mac, address, local } = this.#model.device
+    const [own, end] = [formatIpv4(address), formatIpv4(local)]
+    return { vni, port, gbp, mac, address: own, local: end, directRouting: this.#model.directRouting }
+  }
 }
 
 function onUnderlay({ index, name, address, mtu }: Underlay): Pick<DeviceSpec, 'parent' | 'local' | 'mtu'> {
@@ -61,7 +68,7 @@ function onUnderlay({ index, name, address, mtu }: Underlay): Pick<DeviceSpec, '
 class VxlanModel implements Model {
   device: DeviceSpec
   readonly #rtnl: Rtnl
-  readonly #directRouting: boolean
+  readonly directRouting: boolean
   readonly #onUnderlayChange: () => void
   readonly #tables = new Tables()
   readonly #routes: PeerRoutes
@@ -72,7 +79,7 @@ class VxlanModel implements Model {
     const { rtnl, log, network, subnetLen, directRouting, underlay } = options
     this.device = { ...options.device, ...onUnderlay(underlay) }
     this.#rtnl = rtnl
-    this.#directRouting = directRouting
+    this.directRouting = directRouting
     this.#onUnderlayChange = options.onUnderlayChange
     this.#links = { device: 0, parent: underlay.index }
     this.#routes = new PeerRoutes({
@@ -113,7 +120,7 @@ class VxlanModel implements Model {
   load(): TableKey[] {
     const surprising = [...this.#tables.load(this.#rtnl, this.#links), ...this.#routes.load()]
     // What is reached directly is the routing table's word, which may have changed with it.
-    if (this.#directRouting) this.#peers.rebuild(this.#links)
+    if (this.directRouting) this.#peers.rebuild(this.#links)
     return surprising
   }
 
@@ -135,7 +142,7 @@ class VxlanModel implements Model {
     const { value: link, deleted } = notification
     if (link.index === parent || link.name === this.device.parent.name) {
       this.#onUnderlayChange()
-      if (this.#directRouting) return 'entries'
+      if (this.directRouting) return 'entries'
     }
     if (link.index !== device && link.name !== this.device.name) return 'nothing'
     // The kernel drops the routes and neighbours of a device that went down or away, and does not say so.
@@ -160,6 +167,10 @@ class VxlanModel implements Model {
 
   expect(count: number): void {
     this.#routes.expect(count)
+  }
+
+  inspect(): (subnet: Subnet) => PeerStatus | undefined {
+    return this.#peers.inspect()
   }
 
   subnets(): Iterable<Subnet> {

@@ -1,6 +1,6 @@
 import { formatIpv4, formatSubnet, type MacAddress, type Subnet, subnetKey } from '../../ip.ts'
 import type { Lease } from '../../subnet/lease.ts'
-import { UnusableLease } from '../reconciler.ts'
+import { type PeerStatus, UnusableLease } from '../reconciler.ts'
 import type { PeerRoutes } from '../routes.ts'
 import { type Links, pathTo, type TunnelEntries, tunnelEntries } from './desired.ts'
 import { fdbKey, neighbourKey, type Tables } from './tables.ts'
@@ -44,6 +44,31 @@ export class Peers {
     return this.#peers.get(subnetKey(destination))?.tunnel
   }
 
+  /** For one walk over all peers: tells how what carries a peer stands in the kernel. */
+  inspect(): (subnet: Subnet) => PeerStatus | undefined {
+    const { tables, routes } = this.#options
+    const routeTo = routes.inspect()
+    // A MAC that leads elsewhere is an entry with another key.
+    const misled = new Set<MacAddress>()
+    for (const [, { mac }] of tables.fdb.extra()) misled.add(mac)
+    return (subnet) => {
+      const peer = this.#peers.get(subnetKey(subnet))
+      if (peer === undefined) return undefined
+      const { vtep, tunnel } = peer
+      const about = { subnet, publicIP: vtep.underlay, mac: vtep.mac }
+      const there = routeTo(subnet)
+      if (there === undefined) return { ...about, route: 'none', entries: {} }
+      if (tunnel === undefined) return { ...about, ...there }
+      const fdb = tables.fdb.state(fdbKey(tunnel.fdb))
+      const entries = {
+        neighbour: tables.neighbours.state(neighbourKey(tunnel.neighbour)),
+        fdb: fdb === 'missing' && misled.has(vtep.mac) ? 'differs' : fdb,
+        ...there.entries,
+      } as const
+      return { ...about, route: there.route, entries }
+    }
+  }
+
   /** A new or changed lease. Throws UnusableLease when it is none of ours; what stood for the subnet is then withdrawn. */
   put(lease: Lease): void {
     const key = subnetKey(lease.subnet)
@@ -74,6 +99,8 @@ export class Peers {
     if (sharing === undefined) this.#byMac.set(vtep.mac, [peer])
     else sharing.push(peer)
     this.#settleMac(vtep.mac)
+    // The MAC that it had may be free now for a peer that had to stand back.
+    if (before !== undefined && before.vtep.mac !== vtep.mac) this.#settleMac(before.vtep.mac)
   }
 
   remove(subnet: Subnet): void {
@@ -90,7 +117,7 @@ export class Peers {
   rebuild(links: Links): void {
     for (const peer of this.#peers.values()) this.#unwant(peer)
     this.#links = links
-    for (const peer of this.#peers.values()) if (this.#winner(peer.vtep.mac, peer)) this.#want(peer)
+    for (const mac of this.#byMac.keys()) this.#settleMac(mac)
   }
 
   /**
@@ -98,19 +125,11 @@ export class Peers {
    * subnet, its old lease not yet expired) share the FDB entry; of peers that differ, the newest lease is right.
    */
   #settleMac(mac: MacAddress): void {
-    for (const peer of this.#byMac.get(mac) ?? []) {
-      if (!this.#winner(mac, peer)) this.#unwant(peer)
-    }
-    for (const peer of this.#byMac.get(mac) ?? []) {
-      if (!peer.wanted && this.#winner(mac, peer)) this.#want(peer)
-    }
-  }
-
-  #winner(mac: MacAddress, peer: Peer): boolean {
     const sharing = this.#byMac.get(mac)
-    if (sharing === undefined || sharing.length === 1) return true
-    const newest = sharing.reduce((a, b) => (b.modifiedIndex > a.modifiedIndex ? b : a))
-    return peer.vtep.underlay === newest.vtep.underlay
+    if (sharing === undefined) return
+    const { underlay } = sharing.reduce((a, b) => (b.modifiedIndex > a.modifiedIndex ? b : a)).vtep
+    for (const peer of sharing) if (peer.vtep.underlay !== underlay) this.#unwant(peer)
+    for (const peer of sharing) if (peer.vtep.underlay === underlay && !peer.wanted) this.#want(peer)
   }
 
   #drop(peer: Peer): void {
