@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { differences } from './checker.ts'
 import {
   type Daemon,
@@ -276,6 +276,7 @@ describe('a device that is there already', () => {
     await node.ipBatch([`link add flannel.1 address ${MAC} type vxlan ${vxlan}`, ...also])
     const before = await linkOf(node)
     const daemon = await lab.daemon(1)
+    onTestFinished(() => void daemon.stop('SIGKILL'))
     await daemon.waitReady()
     expect(
       await differences(node, {
@@ -302,6 +303,7 @@ describe('a device that is there already', () => {
   test('that was removed is made again with the MAC of the lease, so that peers learn nothing new', async () => {
     await node.ip('link del flannel.1')
     const daemon = await lab.daemon(1)
+    onTestFinished(() => void daemon.stop('SIGKILL'))
     await daemon.waitReady()
     expect((await linkOf(node)).mac).toBe(MAC)
     await daemon.stop()
