@@ -29,7 +29,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'events.ts': ['ip', 'log'],
   'systemd.ts': ['native', 'clock', 'log'],
   'health.ts': ['log'],
-  subnet: ['ip', 'clock', 'log', 'gojson'],
+  subnet: ['ip', 'clock', 'durations', 'log', 'gojson'],
   'backend/delta.ts': [],
   'backend/backoff.ts': [],
   backend: ['netlink', 'subnet/lease', 'ip', 'clock', 'durations', 'log'],

@@ -6,11 +6,13 @@
  * are tried at one endpoint only. Unlike flannel's client, every wait is bounded.
  */
 import { Agent, type IncomingHttpHeaders } from 'node:http'
+import { systemClock } from '../../clock.ts'
 import type { Logger } from '../../log.ts'
 import { jsonKind } from '../gojson.ts'
 import { basicAuthorization, type Endpoint } from './endpoints.ts'
 import { EcodeUnauthorized, EtcdError, type EtcdErrorDetails, explainTransport } from './error.ts'
 import { Exchange } from './exchange.ts'
+import { type EtcdOperation, EtcdTally } from './tally.ts'
 import { TlsAgent, type TlsFiles } from './tls.ts'
 
 export interface EtcdClientOptions {
@@ -23,6 +25,8 @@ export interface EtcdClientOptions {
   readonly timeoutMs?: number
   /** 0 <= x < 1; orders the endpoints once, so that a fleet does not crowd the first. */
   readonly random?: () => number
+  /** Monotonic milliseconds; the system's by default. */
+  readonly now?: () => number
 }
 
 export interface EtcdRequest {
@@ -61,12 +65,14 @@ const MAX_REDIRECTS = 10
 const MAX_ANSWER_LENGTH = 64 * 2 ** 20
 
 export class EtcdClient {
+  /** How the endpoints have answered so far, in the order in which they are asked. */
+  readonly tally: EtcdTally
   readonly #endpoints: readonly Endpoint[]
   readonly #authorization: string | undefined
   readonly #timeoutMs: number
   readonly #http: Agent
   readonly #tls: TlsAgent
-  #pinned = 0
+  readonly #now: () => number
 
   /** Reads the TLS files; throws a TlsFilesError when they cannot be used. Nothing is sent yet. */
   constructor(options: EtcdClientOptions) {
@@ -75,6 +81,8 @@ export class EtcdClient {
       .map((endpoint) => ({ endpoint, order: random() }))
       .sort((a, b) => a.order - b.order)
       .map(({ endpoint }) => endpoint)
+    this.tally = new EtcdTally(this.#endpoints.map(({ base }) => base))
+    this.#now = options.now ?? systemClock.now
     // Without a user name a password has no effect, as in flannel.
     this.#authorization =
       options.username === '' ? undefined : basicAuthorization(options.username, options.password)
@@ -85,29 +93,37 @@ export class EtcdClient {
 
   /** Sends one request. Rejects with an EtcdError, or with the signal's reason when it is aborted. */
   async request(request: EtcdRequest): Promise<EtcdAnswer> {
+    const { tally } = this
+    const what = operationOf(request)
     const failures: EtcdError[] = []
     const tries = request.once === true ? 1 : this.#endpoints.length
-    const first = this.#pinned
+    const first = tally.current
     for (let i = 0; i < tries; i++) {
       const position = (first + i) % this.#endpoints.length
       const endpoint = this.#endpoints[position]
       if (endpoint === undefined) break
       try {
-        const answer = await this.#ask(endpoint, request)
-        this.#pinned = position
+        const answer = await this.#ask(endpoint, request, (begun) =>
+          tally.answered(position, what, begun, this.#now()),
+        )
+        tally.current = position
+        tally.finished(what, 'ok')
         return answer
       } catch (error) {
         request.signal.throwIfAborted()
         if (!(error instanceof EtcdError)) throw error
         if (!movesOn(error)) {
-          this.#pinned = position
+          tally.current = position
+          tally.finished(what, error.status === undefined ? 'failed' : 'refused')
           throw error
         }
+        tally.failed(position, error.message)
         failures.push(error)
       }
     }
     // A write that may be sent only once still moves the next request away from the endpoint that failed.
-    if (request.once === true) this.#pinned = (first + 1) % this.#endpoints.length
+    if (request.once === true) tally.current = (first + 1) % this.#endpoints.length
+    tally.finished(what, 'failed')
     throw allFailed(request, failures)
   }
 
@@ -117,15 +133,18 @@ export class EtcdClient {
     this.#tls.close()
   }
 
-  async #ask(endpoint: Endpoint, request: EtcdRequest): Promise<EtcdAnswer> {
+  /** `onHead` is told when what was asked at `begun` has the headers of its answer. */
+  async #ask(endpoint: Endpoint, request: EtcdRequest, onHead: (begun: number) => void): Promise<EtcdAnswer> {
     let url = new URL(endpoint.base + target(request))
     let authorization = endpoint.authorization ?? this.#authorization
     for (let hops = 0; ; hops++) {
       const call = new Call(request, url)
+      const begun = this.#now()
       const exchange = await this.#open(call, authorization)
       let limit = this.#timeoutMs
       try {
         const { status, headers } = await exchange.head(limit)
+        onHead(begun)
         if (status < 300 || status >= 400) {
           limit = request.bodyTimeoutMs ?? limit
           return await readAnswer(call, status, headers, () => exchange.text(limit, MAX_ANSWER_LENGTH))
@@ -271,6 +290,13 @@ function parseObject(text: string): Readonly<Record<string, unknown>> | undefine
   } catch {
     return undefined
   }
+}
+
+/** What metrics call it. */
+function operationOf({ method, query, longPoll }: EtcdRequest): EtcdOperation {
+  if (method === 'PUT') return query?.prevExist === 'false' ? 'create' : 'update'
+  if (method === 'DELETE') return 'delete'
+  return longPoll === true ? 'watch' : query?.recursive === 'true' ? 'list' : 'get'
 }
 
 function movesOn(error: EtcdError): boolean {
