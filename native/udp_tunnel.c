@@ -286,7 +286,7 @@ static void forward(struct tunnel *t, uint8_t *bytes, size_t length) {
   if (vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE) {
     bool complete = !(vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || packet_complete_checksum(&packet, &vnet);
     if (!complete || packet.length > MAX_DATAGRAM) {
-      add(t, WRITE_ERRORS, 1);
+      add(t, UNUSABLE, 1);
       return;
     }
     next_headers(t);
@@ -300,7 +300,7 @@ static void forward(struct tunnel *t, uint8_t *bytes, size_t length) {
       enqueue(t, peer->host, (struct iovec[]){{headers, segmenter.header}, {(void *)payload, size}}, 2);
     }
   } else {
-    add(t, WRITE_ERRORS, 1);
+    add(t, UNUSABLE, 1);
   }
 }
 

@@ -26,7 +26,8 @@ enum counter {
   UNREACHABLE,   /* packets to where no peer is */
   EXPIRED,       /* packets whose time to live was over */
   SEND_ERRORS,   /* packets that the UDP socket would not take */
-  WRITE_ERRORS,  /* packets that the TUN would not take, or gave us in a form we did not ask for */
+  UNUSABLE,      /* packets that the TUN gave us in a form that we did not ask for */
+  WRITE_ERRORS,  /* packets that the TUN would not take */
   LAST_OFFENDER, /* no count: the host that sent the last of STRANGERS, FOREIGN or MALFORMED */
   COUNTERS
 };

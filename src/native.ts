@@ -122,6 +122,7 @@ const TUNNEL_COUNTERS = [
   'unreachable',
   'expired',
   'sendErrors',
+  'unusable',
   'writeErrors',
   'lastOffender',
 ] as const
