@@ -7,7 +7,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --
 	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
-.PHONY: build binary test demo bench lint check clean
+.PHONY: build binary dist test demo bench lint check clean
 
 build: $(MODULES)
 	node scripts/build.ts
@@ -19,6 +19,10 @@ test: setup-test build
 ARCHS ?= amd64 arm64
 binary: setup-binary build
 	node scripts/binary.ts $(ARCHS)
+
+# Archives as flannel's releases have them, with checksums, licences and bills of materials.
+dist: binary
+	node scripts/dist.ts $(ARCHS)
 
 demo: setup-demo build
 	@$(AS_ROOT) node test/demo.ts
