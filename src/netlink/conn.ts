@@ -23,7 +23,7 @@ import {
 import { errnoName, NetlinkError } from './errors.ts'
 import type { DumpRequest, NetlinkRequest } from './request.ts'
 import type { NetlinkSocket } from './socket.ts'
-import { type Trace, traceDatagram } from './trace.ts'
+import { noTrace, type Tracing, traceDatagram } from './trace.ts'
 import { align, NLMSG_HDRLEN, readMessages, setU16, writeHeader } from './wire.ts'
 
 const CHUNK = 64 << 10
@@ -37,15 +37,27 @@ const MAX_RECEIVE_ERRORS = 8
 const { EBADMSG, EINTR, ENOBUFS } = constants.errno
 const LOST = "the kernel's answer was lost"
 
+/** Totals since start. */
+export interface RtnlCounters {
+  /** Datagrams of writes, each with any number of requests. */
+  batches: number
+  /** Requests in them. */
+  requests: number
+  dumps: number
+  /** Requests refused, or whose outcome was lost. */
+  errors: number
+}
+
 export class Rtnl {
+  readonly counters: RtnlCounters = { batches: 0, requests: 0, dumps: 0, errors: 0 }
   readonly #socket: NetlinkSocket
-  readonly #trace: Trace | undefined
+  readonly #trace: Tracing
   readonly #chunk = new Uint8Array(CHUNK)
   #sequence = 0
 
-  constructor(socket: NetlinkSocket, options: { readonly trace?: Trace | undefined } = {}) {
+  constructor(socket: NetlinkSocket, options: { readonly trace?: Tracing } = {}) {
     this.#socket = socket
-    this.#trace = options.trace
+    this.#trace = options.trace ?? noTrace
   }
 
   /** The notifications of what is done here carry it. */
@@ -121,7 +133,10 @@ export class Rtnl {
       throw new RangeError(`a request of more than ${CHUNK} bytes: ${requests[first]?.operation()}`)
     setU16(chunk, last + 6, (requests[first + count - 1] as NetlinkRequest).flags | NLM_F_REQUEST | NLM_F_ACK)
 
+    this.counters.batches++
+    this.counters.requests += count
     const fail = (index: number, ack: Ack) => {
+      this.counters.errors++
       const operation = (requests[first + index] as NetlinkRequest).operation()
       errors[first + index] = new NetlinkError(operation, ack.errno, ack.text)
     }
@@ -170,6 +185,7 @@ export class Rtnl {
 
   /** Undefined when the dump was interrupted. */
   #dumpOnce<T>(request: DumpRequest<T>): T[] | undefined {
+    this.counters.dumps++
     const entries: T[] = []
     let interrupted = false
     for (const message of this.#ask(request)) {
@@ -226,13 +242,15 @@ export class Rtnl {
   }
 
   #send(bytes: Uint8Array): void {
-    if (this.#trace !== undefined) traceDatagram(this.#trace, '>', bytes)
+    const trace = this.#trace()
+    if (trace !== undefined) traceDatagram(trace, '>', bytes)
     this.#socket.send(bytes)
   }
 
   #receive(): Uint8Array | undefined {
     const datagram = this.#socket.receive()
-    if (this.#trace !== undefined && datagram !== undefined) traceDatagram(this.#trace, '<', datagram)
+    const trace = datagram && this.#trace()
+    if (datagram !== undefined && trace !== undefined) traceDatagram(trace, '<', datagram)
     return datagram
   }
 

@@ -27,7 +27,7 @@ import { decodeNeighbour, type Neighbour } from './neighbour.ts'
 import { decodeNexthop, type Nexthop } from './nexthop.ts'
 import { decodeRoute, type Route } from './route.ts'
 import type { NetlinkSocket } from './socket.ts'
-import { type Trace, traceDatagram } from './trace.ts'
+import { noTrace, type Tracing, traceDatagram } from './trace.ts'
 import { type NetlinkMessage, readMessages } from './wire.ts'
 
 interface Change<Kind extends string, Value> {
@@ -57,10 +57,12 @@ const PER_TURN = 256
 const MAX_RECEIVE_ERRORS = 8
 
 export class Monitor {
+  /** Totals since start: changes that were told, and times that some were lost. */
+  readonly counters = { notifications: 0, overruns: 0 }
   readonly #socket: NetlinkSocket
   readonly #onChange: (changes: Notification[]) => void
   readonly #onOverrun: () => void
-  readonly #trace: Trace | undefined
+  readonly #trace: Tracing
   #closed = false
 
   /** `onChange` gets what has changed, in order, never an empty list; `onOverrun` says that some of it was lost. */
@@ -68,12 +70,12 @@ export class Monitor {
     socket: NetlinkSocket,
     onChange: (changes: Notification[]) => void,
     onOverrun: () => void,
-    options: { readonly trace?: Trace | undefined } = {},
+    options: { readonly trace?: Tracing } = {},
   ) {
     this.#socket = socket
     this.#onChange = onChange
     this.#onOverrun = onOverrun
-    this.#trace = options.trace
+    this.#trace = options.trace ?? noTrace
     socket.onReadable(() => this.#take())
   }
 
@@ -102,13 +104,18 @@ export class Monitor {
         if (++failures === MAX_RECEIVE_ERRORS) more = false
       }
     }
+    this.counters.notifications += changes.length
     if (changes.length > 0) this.#onChange(changes)
-    if (failures > 0) this.#onOverrun()
+    if (failures > 0) {
+      this.counters.overruns++
+      this.#onOverrun()
+    }
     return more
   }
 
   #read(datagram: Uint8Array, changes: Notification[]): void {
-    if (this.#trace !== undefined) traceDatagram(this.#trace, '<', datagram)
+    const trace = this.#trace()
+    if (trace !== undefined) traceDatagram(trace, '<', datagram)
     for (const message of readMessages(datagram)) {
       const change = decodeNotification(message)
       if (change !== undefined) changes.push(change)

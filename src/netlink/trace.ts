@@ -13,6 +13,11 @@ import { type NetlinkMessage, readMessages } from './wire.ts'
 /** Takes one line for every message sent or received; what FLANNELD_DEBUG_NETLINK=1 turns on. */
 export type Trace = (line: string) => void
 
+/** Asked at every datagram, so that tracing can be switched on and off: undefined when nobody wants to read it. */
+export type Tracing = () => Trace | undefined
+
+export const noTrace: Tracing = () => undefined
+
 /** Traces every message of a datagram; `>` is sent, `<` received. */
 export function traceDatagram(trace: Trace, direction: '>' | '<', datagram: Uint8Array): void {
   for (const message of readMessages(datagram)) trace(`${direction} ${describeMessage(message)}`)

@@ -276,12 +276,25 @@ describe('a question', () => {
 it('prints every message when asked to', () => {
   const lines: string[] = []
   const socket = new ScriptedSocket(kernel(new Set([2]), 'No such luck'))
-  new Rtnl(socket, { trace: (line) => lines.push(line) }).batch(writes(2))
+  new Rtnl(socket, { trace: () => (line) => lines.push(line) }).batch(writes(2))
   expect(lines).toEqual([
     '> RTM_NEWNEIGH flags=0x501 seq=1 port=0 {"index":4,"address":"100.64.0.0","mac":"02:00:00:00:00:02","state":128,"flags":0}',
     '> RTM_NEWNEIGH flags=0x505 seq=2 port=0 {"index":4,"address":"100.64.0.1","mac":"02:00:00:00:00:02","state":128,"flags":0}',
     '< NLMSG_ERROR flags=0x300 seq=2 port=4711 EINVAL: No such luck',
   ])
+})
+
+it('prints nothing while nobody wants to read it, and counts in any case', () => {
+  const lines: string[] = []
+  let reading = false
+  const socket = new ScriptedSocket(kernel(new Set([2]), 'No such luck'))
+  const rtnl = new Rtnl(socket, { trace: () => (reading ? (line) => lines.push(line) : undefined) })
+  rtnl.batch(writes(2))
+  expect(lines).toEqual([])
+  reading = true
+  rtnl.batch(writes(1))
+  expect(lines).toHaveLength(2)
+  expect(rtnl.counters).toEqual({ batches: 2, requests: 3, dumps: 0, errors: 1 })
 })
 
 it('closes its socket', () => {

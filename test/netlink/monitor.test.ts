@@ -142,16 +142,17 @@ describe('a monitor', () => {
   it('prints every message when asked to', () => {
     const socket = new ScriptedSocket()
     const lines: string[] = []
-    new Monitor(
+    const monitor = new Monitor(
       socket,
       () => undefined,
       () => undefined,
-      { trace: (line) => lines.push(line) },
+      { trace: () => (line) => lines.push(line) },
     )
     socket.queue.push([notification(105, nexthop)])
     socket.readable()
     expect(lines).toEqual([
       '< RTM_DELNEXTHOP flags=0x0 seq=0 port=0 {"id":7,"gateway":"0.0.0.1","oif":4,"onlink":true,"protocol":3}',
     ])
+    expect(monitor.counters).toEqual({ notifications: 1, overruns: 0 })
   })
 })
