@@ -55,7 +55,7 @@ export class Node {
     readonly previous: Addresses | undefined
     readonly signal: AbortSignal
   }): Promise<void> {
-    const { keeper, network, firewall, systemd, options, config } = this.#parts
+    const { keeper, network, firewall, systemd, clock, options, config } = this.#parts
     const failed = new AbortController()
     const signal = AbortSignal.any([start.signal, failed.signal])
     const policy = {
@@ -64,13 +64,14 @@ export class Node {
       masquerade: options.ipMasq,
       forward: options.forwardRules,
     }
-    const walled = firewall.start(policy, start.previous, signal)
+    // READY=1 goes out first: starting iptables takes longer than all that comes before it, and may wait for its lock.
+    const walled = clock.sleep(0, signal).then(() => firewall.start(policy, start.previous, signal))
     const tasks = [
       keeper.run(signal),
       this.#follow(signal, start.list),
+      this.#getReady(signal),
       network.run(signal),
       walled.then(() => firewall.run(signal)),
-      walled.then(() => this.#getReady(signal)),
       this.#tellStatus(signal),
       systemd.watchdog({ healthy: () => true, pid: process.pid, signal }),
     ]
@@ -120,7 +121,7 @@ export class Node {
     network.apply()
   }
 
-  /** Lease, first snapshot and rules are in place by now; with the files, the node is ready. */
+  /** Lease and first snapshot are in place by now; with the files, the node is ready. */
   async #getReady(signal: AbortSignal): Promise<void> {
     await this.#writeFiles(signal)
     if (!signal.aborted) await this.#parts.systemd.ready(signal)

@@ -8,14 +8,12 @@ import { type Capabilities, CommandError, parseCapabilities, type Runner } from 
 import { formatRule } from './iptables.ts'
 import { Pace } from './pace.ts'
 import { type ChainPlan, foreignBehind, plan, renderRestore } from './plan.ts'
-import { ChainReader, type ChainState, dumpAll, LOCK_WAIT_SECONDS } from './reader.ts'
-import { type Addresses, type Policy, type Ruleset, ruleset } from './rules.ts'
+import { ChainReader, type ChainState, LOCK_WAIT_SECONDS } from './reader.ts'
+import { type Addresses, type Policy, ruleset } from './rules.ts'
 
 /** flannel's default for `-iptables-resync`, seconds. */
 export const DEFAULT_RESYNC_SECONDS = 5
 
-/** A dump read ahead is used only this long, ms: waiting for etcd may take hours. */
-const PREPARED_FOR = 1_000
 /** Timers of Node hold 31 bits of ms; a longer one fires at once. */
 const LONGEST_TIMER = 2 ** 31 - 1
 
@@ -32,12 +30,11 @@ export interface FirewallCounters {
 interface Prepared {
   readonly reader: ChainReader
   readonly capabilities: Capabilities
-  ahead?: { readonly text: string; readonly at: number } | undefined
 }
 
 /**
- * The firewall of this node. `prepare` may run before the network is known, `start` does the first
- * synchronisation, `run` keeps at it. None of them rejects: what goes wrong is logged, counted and tried again.
+ * The firewall of this node. `start` does the first synchronisation, `run` keeps at it. Neither rejects: what goes
+ * wrong is logged, counted and tried again.
  */
 export class Firewall {
   readonly counters: FirewallCounters = { checks: 0, repairs: 0, failures: 0 }
@@ -47,7 +44,6 @@ export class Firewall {
   readonly #pace: Pace
   readonly #resyncSeconds: number
 
-  #preparing: Promise<void> | undefined
   #prepared: Prepared | undefined
   #policy: Policy | undefined
   /** Addresses whose rules are still to be cleared away; forgotten once that is done. */
@@ -85,18 +81,11 @@ export class Firewall {
     return this.#lastError
   }
 
-  /** Asks for the version and the rules, to have both at hand when the network becomes known. */
-  prepare(signal?: AbortSignal): Promise<void> {
-    this.#preparing = this.#readAhead(signal)
-    return this.#preparing
-  }
-
   /**
    * First synchronisation. `previous` are the addresses in the subnet file of an earlier run, undefined when there
    * was none: then nothing is taken away but duplicates of what is wanted.
    */
   async start(policy: Policy, previous: Addresses | undefined, signal?: AbortSignal): Promise<void> {
-    await this.#preparing
     this.#policy = policy
     if (previous) this.#previous = [previous]
     await this.check(signal)
@@ -156,7 +145,7 @@ export class Firewall {
     const prepared = await this.#prepare(signal)
     const previous = [...this.#previous]
     const groups = ruleset(policy, { randomFully: prepared.capabilities.randomFully, previous })
-    const states = await this.#read(prepared, groups, signal)
+    const states = await prepared.reader.read(groups, signal)
     const plans: ChainPlan[] = []
     for (const [i, group] of groups.entries()) {
       const lines = states[i]?.lines ?? []
@@ -169,16 +158,6 @@ export class Firewall {
     this.#previous = this.#previous.filter((p) => !previous.includes(p))
   }
 
-  async #readAhead(signal: AbortSignal | undefined): Promise<void> {
-    try {
-      const at = this.#clock.now()
-      const [prepared, text] = await Promise.all([this.#prepare(signal), dumpAll(this.#runner, signal)])
-      prepared.ahead = { text, at }
-    } catch {
-      // `start` meets the same trouble, and reports it.
-    }
-  }
-
   async #prepare(signal: AbortSignal | undefined): Promise<Prepared> {
     if (!this.#prepared) {
       const { stdout } = await this.#runner('iptables', ['--version'], signal && { signal })
@@ -187,17 +166,6 @@ export class Firewall {
       this.#prepared = { capabilities, reader: new ChainReader(this.#runner, capabilities) }
     }
     return this.#prepared
-  }
-
-  #read(
-    prepared: Prepared,
-    groups: Ruleset,
-    signal: AbortSignal | undefined,
-  ): Promise<readonly ChainState[]> {
-    const { ahead, reader } = prepared
-    prepared.ahead = undefined
-    const fresh = ahead && this.#clock.now() - ahead.at <= PREPARED_FOR
-    return reader.read(groups, signal, fresh ? ahead.text : undefined)
   }
 
   /**

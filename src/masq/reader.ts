@@ -37,15 +37,12 @@ export class ChainReader {
     this.#capabilities = capabilities
   }
 
-  /**
-   * The chain of each group, in the order of `groups`. `ahead` is a dump made a moment ago, used instead of a new
-   * one. Rejects with `CommandError` or `TruncatedDump`.
-   */
-  async read(groups: readonly RuleGroup[], signal?: AbortSignal, ahead?: string): Promise<ChainState[]> {
+  /** The chain of each group, in the order of `groups`. Rejects with `CommandError` or `TruncatedDump`. */
+  async read(groups: readonly RuleGroup[], signal?: AbortSignal): Promise<ChainState[]> {
     if (this.#capabilities.nft && this.#long) {
       return inTurn(groups, (group) => this.#list(group, signal))
     }
-    const dump = ahead ?? (await dumpAll(this.#run, signal))
+    const dump = (await this.#run('iptables-save', [], signal && { signal })).stdout
     this.#long = dump.length >= LONG_DUMP
     return inTurn(groups, async (group) => {
       const lines = parseSave(dump, group.table, group.chain)
@@ -87,11 +84,6 @@ export class ChainReader {
       signal && { signal },
     )
   }
-}
-
-/** All tables as text: reading can begin before it is known which rules are wanted. */
-export async function dumpAll(run: Runner, signal?: AbortSignal): Promise<string> {
-  return (await run('iptables-save', [], signal && { signal })).stdout
 }
 
 async function inTurn<T, R>(items: readonly T[], each: (item: T) => Promise<R>): Promise<R[]> {

@@ -60,7 +60,6 @@ describe.each<VariantName>(['nft', 'legacy'])('iptables-%s', (name) => {
     }
     variant.commands.length = 0
     const wall = firewall(variant.run)
-    await wall.prepare()
     await wall.start(policy, policy)
     await wall.check()
     await wall.check()

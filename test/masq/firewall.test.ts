@@ -63,42 +63,18 @@ describe('first synchronisation', () => {
     ])
   })
 
-  it('runs nothing more than it prepared when all is right', async () => {
+  it('only looks when all is right', async () => {
     kernel.chain(NAT).push(...expand('D 1 2 3 4'))
     kernel.chain(FORWARD).push(...forward)
     const wall = firewall()
-    await wall.prepare()
-    const prepared = kernel.calls.length
     await wall.start(policy, undefined)
     expect(commands()).toEqual(['iptables --version', 'iptables-save'])
-    expect(prepared).toBe(2)
     expect(logged).toEqual([])
     expect(wall.counters).toEqual({ checks: 1, repairs: 0, failures: 0 })
   })
 
-  it('waits for a preparation under way', async () => {
-    const wall = firewall()
-    void wall.prepare()
-    await wall.start(policy, undefined)
-    expect(commands().filter((c) => !c.startsWith('iptables-restore'))).toEqual([
-      'iptables --version',
-      'iptables-save',
-    ])
-  })
-
-  it('reads again when the network took long to become known', async () => {
-    const wall = firewall()
-    await wall.prepare()
-    kernel.chain(NAT).push(...expand('1 2 3 4'))
-    kernel.chain(FORWARD).push(...forward)
-    await clock.advance(60_000)
-    await wall.start(policy, undefined)
-    expect(kernel.writes).toEqual([])
-  })
-
   it('writes nothing before the network is known', async () => {
     const wall = firewall()
-    await wall.prepare()
     wall.kick()
     await wall.check()
     expect(kernel.writes).toEqual([])
