@@ -22,6 +22,24 @@ export interface WatchOptions {
   readonly log: Logger
   /** A list that was acted on already; the watch goes on behind it. Absent, it begins with a snapshot. */
   readonly from?: LeaseList
+  /** Kept up to date while the watch goes on. */
+  readonly progress?: WatchProgress
+}
+
+/** How far a watch has come, for those who look into the daemon. */
+export interface WatchProgress {
+  /** Everything in the store up to this index is known. */
+  index: number
+  /** Monotonic milliseconds when etcd last said something, be it that nothing had happened. */
+  heardAt: number
+  /** Monotonic milliseconds of the last round, successful or not. */
+  triedAt: number
+  /** Complete lists that were read since start. */
+  snapshots: number
+  /** Rounds that failed since start. */
+  failures: number
+  /** Why the last round failed, if it did. */
+  lastError: string | undefined
 }
 
 /** Long polls under way at once while catching up. */
@@ -88,10 +106,14 @@ class LeaseWatch {
     const { signal, log } = this.#options
     try {
       if (this.#position !== undefined && this.#doubt) await this.#verify(this.#position)
-      return this.#position === undefined ? await this.#snapshot() : await this.#events(this.#position)
+      const result =
+        this.#position === undefined ? await this.#snapshot() : await this.#events(this.#position)
+      this.#note(undefined)
+      return result
     } catch (error) {
       this.#polls.end()
       if (signal.aborted) return undefined
+      this.#note(reasonOf(error))
       if (isEtcdCode(error, EcodeEventIndexCleared)) {
         if (!this.#historyLost) {
           log.warn('Watch of subnet leases failed because etcd index outside history window')
@@ -107,6 +129,16 @@ class LeaseWatch {
     }
   }
 
+  #note(failure: string | undefined): void {
+    const { progress, clock } = this.#options
+    if (progress === undefined) return
+    progress.triedAt = clock.now()
+    progress.lastError = failure
+    if (failure !== undefined) progress.failures++
+    else progress.heardAt = progress.triedAt
+    if (this.#position !== undefined) progress.index = this.#position.index
+  }
+
   async #snapshot(): Promise<LeaseWatchResult> {
     const { registry, signal, clock } = this.#options
     // The first is taken at once; a store that makes one necessary again and again is not asked without pause.
@@ -114,6 +146,7 @@ class LeaseWatch {
     this.#lastSnapshot = clock.now()
     const list = await registry.listLeases(signal)
     this.#position = positionAt(list)
+    if (this.#options.progress !== undefined) this.#options.progress.snapshots++
     this.#doubt = false
     this.#outage.recover('Watching subnet leases again')
     return { kind: 'snapshot', leases: list.leases, bad: list.bad, index: list.index }

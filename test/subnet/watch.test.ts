@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { systemClock } from '../../src/clock.ts'
 import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
 import type { LeaseWatchResult } from '../../src/subnet/lease.ts'
-import { watchLeases } from '../../src/subnet/watch.ts'
+import { type WatchProgress, watchLeases } from '../../src/subnet/watch.ts'
 import { FakeEtcd } from '../fakes/etcd.ts'
 import { LogLines, ManualClock, openClient, openRegistry, SUBNETS, until } from './support.ts'
 
@@ -33,16 +33,22 @@ afterEach(async () => {
 function watch({
   clock = systemClock,
   idleMs = 60_000,
+  progress = newProgress(),
 }: {
   clock?: ManualClock | typeof systemClock
   idleMs?: number
+  progress?: WatchProgress
 } = {}) {
   const registry = openRegistry(client, idleMs)
   done = (async () => {
-    for await (const result of watchLeases({ registry, signal: stop.signal, clock, log }))
+    for await (const result of watchLeases({ registry, signal: stop.signal, clock, log, progress }))
       results.push(result)
   })()
   return until('the first snapshot', () => results.length === 1)
+}
+
+function newProgress(): WatchProgress {
+  return { index: 0, heardAt: 0, triedAt: 0, snapshots: 0, failures: 0, lastError: undefined }
 }
 
 const put = (i: number) => etcd.put(`${SUBNETS}/10.5.${i}.0-24`, VALUE)
@@ -164,4 +170,29 @@ describe('answers that make no sense', () => {
     await until('the event', () => events().length === 1)
     expect(events()).toMatchObject([{ kind: 'put', lease: { subnet: { address: 0x0a050100 } } }])
   })
+})
+
+it('keeps account of how far it is, when etcd was last heard, and what fails', async () => {
+  const clock = new ManualClock()
+  const progress = newProgress()
+  put(1)
+  clock.advance(1_000)
+  await watch({ clock, progress })
+  expect(progress).toEqual({
+    ...newProgress(),
+    index: etcd.index,
+    heardAt: 2_000,
+    triedAt: 2_000,
+    snapshots: 1,
+  })
+  await until('a poll', () => etcd.watchers === 1)
+  clock.advance(60_000)
+  put(2)
+  await until('the event', () => events().length === 1)
+  expect(progress).toMatchObject({ index: etcd.index, heardAt: 62_000, snapshots: 1, failures: 0 })
+  await until('a poll', () => etcd.watchers === 1)
+  await etcd.stop()
+  await until('a failure', () => progress.failures > 0)
+  expect(progress).toMatchObject({ heardAt: 62_000, index: etcd.index })
+  expect(progress.lastError).toContain('ECONNREFUSED')
 })
