@@ -24,6 +24,8 @@ const { metafile } = await build({
   minifySyntax: true,
   legalComments: 'none',
   charset: 'ascii',
+  // A script has no way to import; what is imported late becomes a require.
+  supported: { 'dynamic-import': false },
   // start.cjs runs it as a script, because only a script takes a code cache; so it brings its own function along.
   banner: { js: '(function (exports, require, module, __filename, __dirname) {' },
   footer: { js: '})' },
