@@ -1,4 +1,5 @@
 import { BackendError, type Network } from './backend/backend.ts'
+import { removeLeftovers } from './backend/leftovers.ts'
 import { DeviceError } from './backend/reconciler.ts'
 import { openBackend } from './backends.ts'
 import type { Clock } from './clock.ts'
@@ -80,9 +81,7 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       log,
       resyncSeconds: options.firewallResyncSeconds,
     })
-    // iptables is asked for its rules while etcd is asked for ours.
     if (options.ipMasq || options.forwardRules) {
-      void firewall.prepare(signal)
       closing.push(watchFirewall(() => firewall.kick(), log))
     }
     systemd.status('waiting for the network config from etcd')
@@ -102,11 +101,15 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
     })
 
     systemd.status('acquiring a subnet lease')
+    let before: string | undefined
     const { lease, list } = await acquireLease({
       registry,
       config,
       publicIP: current.publicIP,
-      attributes: (own) => backend.attributes(own),
+      attributes: (own) => {
+        before = own?.attributes.backendType
+        return backend.attributes(own)
+      },
       previousSubnet: previous.subnet,
       underlay: underlayAddresses(rtnl, current, network),
       signal,
@@ -138,6 +141,10 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       onChange: (before) => node?.underlayChanged(before, signal),
     })
     closing.push(() => underlay.close())
+    removeLeftovers({
+      ...{ rtnl, log, network, subnetLen, before },
+      ...{ type: config.backendType, device: backend.device, underlay: current.index },
+    })
     overlay = await backend.start(lease, {
       drain: () => monitor.drain(),
       onUnderlayChange: () => underlay.suspect(),

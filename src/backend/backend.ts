@@ -36,6 +36,8 @@ export interface BackendContext {
 
 /** A backend that has read its options and is about to join; each `src/backend/<type>/backend.ts` opens one. */
 export interface Backend {
+  /** The name of the device that it makes, if it makes one. */
+  readonly device?: string
   /** What this node's lease says; `own` is the lease that is written over, from which data can be kept. */
   attributes(own: Lease | undefined): LeaseAttributes
   /** Makes what the node itself needs. Rejects with a BackendError, DeviceError or NetlinkError. */

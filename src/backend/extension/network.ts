@@ -71,7 +71,8 @@ export class ExtensionNetwork implements Network {
   replaceLeases(leases: Iterable<Lease>): void {
     const all = [...leases]
     const current = new Set(all.map(({ subnet }) => subnetKey(subnet)))
-    for (const [key, { subnet }] of this.#wanted) if (!current.has(key)) this.removeLease(subnet)
+    for (const [key, { subnet }] of this.#wanted) if (!current.has(key)) this.#withdraw(subnet)
+    for (const key of this.#skipped.keys()) if (!current.has(key)) this.#skipped.delete(key)
     for (const lease of all) this.putLease(lease)
   }
 
@@ -86,7 +87,7 @@ export class ExtensionNetwork implements Network {
           ? `failed to unmarshal backend data of ${formatSubnet(subnet)}: it is no string`
           : undefined
     if (problem !== undefined) {
-      this.removeLease(subnet)
+      this.#withdraw(subnet)
       if (this.#skipped.get(key) !== problem) this.#options.log.warn(problem)
       this.#skipped.set(key, problem)
       return
@@ -101,8 +102,12 @@ export class ExtensionNetwork implements Network {
   }
 
   removeLease(subnet: Subnet): void {
+    this.#skipped.delete(subnetKey(subnet))
+    this.#withdraw(subnet)
+  }
+
+  #withdraw(subnet: Subnet): void {
     const key = subnetKey(subnet)
-    this.#skipped.delete(key)
     if (!this.#wanted.delete(key)) return
     this.#options.log.info(`Subnet removed: ${formatSubnet(subnet)}`)
     if (this.#told.has(key)) this.#queue(key)

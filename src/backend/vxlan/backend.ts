@@ -15,6 +15,7 @@ export function openBackend(context: BackendContext): Backend {
   // What an earlier run left is kept, so that peers need learn nothing.
   const deviceMac = findDevice(rtnl, name)?.mac
   return {
+    device: name,
     attributes: (own) => ({
       publicIP: underlay.publicIP,
       backendType: 'vxlan',
