@@ -13,7 +13,8 @@ function verify(text: string): { status: number | null; stderr: string } {
   const file = join(folder, 'flanneld.service')
   // The programs are not installed where the tests run.
   writeFileSync(file, text.replaceAll(/\/usr\/bin\/(flanneld|mk-docker-opts\.sh)/g, '/bin/true'))
-  const { status, stderr } = spawnSync('systemd-analyze', ['verify', file], { encoding: 'utf8' })
+  const args = ['verify', '--man=no', file]
+  const { status, stderr } = spawnSync('systemd-analyze', args, { encoding: 'utf8' })
   return { status, stderr }
 }
 
@@ -25,8 +26,22 @@ test.skipIf(noSystemd)('systemd has nothing to say against the unit', () => {
 test('docker waits for the network and takes its options from it', () => {
   expect(unit).toMatch(/^Type=notify$/m)
   expect(unit).toMatch(/^Before=docker\.service$/m)
-  expect(unit).toMatch(/^RequiredBy=docker\.service$/m)
+  expect(unit).toMatch(/^WantedBy=.*\bdocker\.service$/m)
   expect(unit).toMatch(
     /^ExecStartPost=\/usr\/bin\/mk-docker-opts\.sh -k DOCKER_NETWORK_OPTIONS -d \/run\/flannel\/docker$/m,
   )
+})
+
+test.skipIf(noSystemd)('the unit has no more privileges than it needs', () => {
+  const file = new URL('../systemd/flanneld.service', import.meta.url).pathname
+  const { stdout, status } = spawnSync(
+    'systemd-analyze',
+    ['security', '--offline=yes', '--threshold=30', file],
+    {
+      encoding: 'utf8',
+    },
+  )
+  // systemd's own judgement, from 0 (safe) to 10; below 3.0.
+  expect(stdout).toMatch(/Overall exposure level for flanneld\.service: [012]\.\d/)
+  expect(status).toBe(0)
 })
