@@ -204,7 +204,9 @@ export class FakeKernel {
         this.#newRoute(read(decodeRoute(payload)), flags, portId)
         break
       case RTM_DELROUTE: {
-        const gone = this.#routes.delete(read(decodeRoute(payload)))
+        const wanted = read(decodeRoute(payload))
+        this.#checkNexthopId(wanted)
+        const gone = this.#routes.delete(wanted)
         this.#notify(RTM_DELROUTE, routePayload(this.#resolved(gone)), portId)
         break
       }
@@ -362,7 +364,7 @@ export class FakeKernel {
       const gone = this.#routes.delete(connected(link.index, address, length))
       this.#notify(RTM_DELROUTE, routePayload(gone), 0)
     }
-    this.#routes.flush((route) => route.source === address)
+    if (this.#links.owner(address) === undefined) this.#routes.flush((route) => route.source === address)
     if (link.addresses.length === 0) {
       this.#loseRoutes(index)
       this.#loseNeighbours(index)
@@ -395,11 +397,8 @@ export class FakeKernel {
   /** fib_check_nh: returns the route with the device that the kernel found for it. */
   #checkGateway(route: Route): Route {
     const { gateway, nexthopId, oif, onlink, source } = route
-    if (nexthopId !== undefined) {
-      if (this.#nexthops.get(nexthopId) === undefined)
-        throw new Refusal('EINVAL', 'Nexthop id does not exist')
-      return route
-    }
+    this.#checkNexthopId(route)
+    if (nexthopId !== undefined) return route
     if (source !== undefined && this.#links.owner(source) === undefined)
       throw new Refusal('EINVAL', 'Invalid prefsrc address')
     if (gateway === undefined || onlink) {
@@ -421,6 +420,11 @@ export class FakeKernel {
     )
     if (through?.oif === undefined) throw new Refusal('ENETUNREACH', 'Nexthop has invalid gateway')
     return { ...route, oif: through.oif }
+  }
+
+  #checkNexthopId({ nexthopId }: Route): void {
+    if (nexthopId !== undefined && this.#nexthops.get(nexthopId) === undefined)
+      throw new Refusal('EINVAL', 'Nexthop id does not exist')
   }
 
   #newNexthop(nexthop: Nexthop, flags: number, portId: number): void {
