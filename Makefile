@@ -7,13 +7,19 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --
 	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
-.PHONY: build binary dist test demo bench lint check clean
+.PHONY: build binary dist test e2e demo bench lint check clean
 
 build: $(MODULES)
 	node scripts/build.ts
 
 test: setup-test build
 	$(AS_ROOT) vitest run
+
+# The tutorial on three machines with a real systemd, under root. E2E_WRITE=1 rewrites the outputs in docs/tutorial.md;
+# FLANNEL_PEER=/path/to/flannel-v0.11.0/flanneld adds the way from there and back.
+e2e: setup-e2e build
+	node scripts/binary.ts
+	vitest run --config test/e2e/vitest.config.ts
 
 # One self-contained executable for each of $(ARCHS), and out/flanneld for this machine.
 ARCHS ?= amd64 arm64
@@ -44,6 +50,6 @@ $(MODULES): package.json package-lock.json | setup-build
 	npm ci
 	@touch $@
 
-.PHONY: setup-build setup-test setup-demo setup-bench setup-binary
-setup-build setup-test setup-demo setup-bench setup-binary: setup-%:
+.PHONY: setup-build setup-test setup-demo setup-bench setup-binary setup-e2e
+setup-build setup-test setup-demo setup-bench setup-binary setup-e2e: setup-%:
 	@scripts/setup.sh $*

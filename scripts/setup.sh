@@ -2,7 +2,7 @@
 # Looks for the programs that a make target needs and installs what is missing from Debian's packages. Without root or
 # apt it prints what is missing, where it comes from, and stops.
 #
-#   scripts/setup.sh build|demo|test|bench|binary
+#   scripts/setup.sh build|demo|test|e2e|bench|binary
 set -eu
 
 # program:package, one for each program that is not in every Debian system
@@ -23,8 +23,9 @@ case ${1:-} in
     optional='dockerd:docker.io busybox:busybox-static strace:strace'
     ;;
   bench) wanted="$build $lab iperf3:iperf3" ;;
+  e2e) wanted="$build $lab strip:binutils systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ssh-keygen:openssh-client" ;;
   binary) wanted="$build strip:binutils $cross" ;;
-  *) echo "usage: $0 build|demo|test|bench|binary" >&2; exit 2 ;;
+  *) echo "usage: $0 build|demo|test|e2e|bench|binary" >&2; exit 2 ;;
 esac
 
 missing() {

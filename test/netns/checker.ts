@@ -13,8 +13,11 @@
 import type { EtcdNode } from './etcd.ts'
 import type { Namespace } from './namespace.ts'
 
+/** What can be asked for its devices, addresses, routes, neighbours and FDB entries. */
+export type Host = Pick<Namespace, 'ipJson' | 'bridgeJson'>
+
 export interface Expected {
-  readonly leases: readonly EtcdNode[]
+  readonly leases: readonly Pick<EtcdNode, 'key' | 'value'>[]
   /** The node's own lease, `a.b.c.d-len`. */
   readonly own: string
   /** The node's underlay address. */
@@ -71,7 +74,7 @@ interface FdbJson {
 }
 
 /** The differences, one line each, empty when the node is exactly right: `missing route: ...`, `stale fdb: ...`. */
-export async function differences(node: Namespace, expected: Expected): Promise<readonly string[]> {
+export async function differences(node: Host, expected: Expected): Promise<readonly string[]> {
   const device = `flannel.${expected.vni ?? 1}`
   const links = await node.ipJson<LinkJson>('address show')
   const link = links.find(({ ifname }) => ifname === device)

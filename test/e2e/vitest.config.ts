@@ -1,0 +1,12 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['test/e2e/*.e2e.ts'],
+    // Each step stands on the one before.
+    bail: 1,
+    testTimeout: 120_000,
+    // The first run makes the root file system.
+    hookTimeout: 300_000,
+  },
+})
