@@ -67,7 +67,7 @@ export class TlsAgent {
       this.#complained = ''
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
-      if (this.#agent === undefined) throw asFilesError(error)
+      if (this.#agent === undefined) throw asFilesError(error, this.#files)
       if (this.#complained !== reason) {
         this.#complained = reason
         this.#log.warn(`The replaced TLS files for etcd cannot be used, keeping the previous ones: ${reason}`)
@@ -128,10 +128,11 @@ function closeIdle(agent: Agent): void {
   for (const sockets of Object.values(agent.freeSockets)) for (const socket of sockets ?? []) socket.destroy()
 }
 
-function asFilesError(error: unknown): TlsFilesError {
+function asFilesError(error: unknown, { caFile, certFile, keyFile }: TlsFiles): TlsFilesError {
   if (error instanceof TlsFilesError) return error
   const reason = error instanceof Error ? error.message : String(error)
   return new TlsFilesError(
-    `the TLS files for etcd cannot be used: ${reason}; check that certificate and key belong together`,
+    `the TLS files for etcd cannot be used: ${reason}; check that -etcd-certfile ${certFile} and -etcd-keyfile ${keyFile} ` +
+      `belong together${caFile === '' ? '' : `, and -etcd-cafile ${caFile}`}`,
   )
 }
