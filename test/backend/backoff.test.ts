@@ -22,3 +22,10 @@ it('starts afresh after a quiet spell, and keeps keys apart', () => {
   backoff.note('a', 20_000)
   expect(backoff.wait('a', 20_000)).toBe(1000)
 })
+
+it('does not remember ever more keys', () => {
+  const backoff = new Backoff<number>(0)
+  for (let i = 0; i < 10_000; i++) backoff.note(i, i * 100)
+  expect(backoff.size).toBeLessThan(1100)
+  expect(backoff.wait(9999, 999_900)).toBe(1000)
+})
