@@ -248,6 +248,21 @@ export function healingSuite(make: () => Machine): void {
     })
   })
 
+  it('says in one line what it repaired, and who it was', async () => {
+    const running = start([ALICE, BOB])
+    await running.settle(SOON)
+    running.forget()
+    op.do(op.route('delete', ROUTE))
+    op.do(op.route('delete', { ...ROUTE, to: BOB.subnet, via: '10.244.2.0' }))
+    await running.settle(SOON)
+    expect(running.logged).toEqual([
+      expect.stringMatching(
+        /^W repaired what was changed behind our back: write route 10\.244\.1\.0\/24 .*; write route 10\.244\.2\.0\/24 .* by=.*pid \d+/,
+      ),
+    ])
+    expect(running.network.status.repairs.route).toBe(2)
+  })
+
   describe('what is not ours', () => {
     it('may change as it likes', async () => {
       const running = start([ALICE, BOB])
