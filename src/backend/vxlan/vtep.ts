@@ -37,10 +37,9 @@ export function vtepMac(backendData: unknown): MacAddress | undefined {
 /** `VtepMAC` of BackendData, found as Go's decoder finds it: by name without regard to case, the last one wins. */
 function vtepMacField(data: unknown): unknown {
   if (typeof data !== 'object' || data === null) return undefined
-  if ('VtepMAC' in data) return data.VtepMAC
   let found: unknown
   for (const [name, value] of Object.entries(data)) {
-    if (name.toLowerCase() === 'vtepmac') found = value
+    if (name === 'VtepMAC' || name.toLowerCase() === 'vtepmac') found = value
   }
   return found
 }

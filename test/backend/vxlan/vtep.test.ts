@@ -38,8 +38,9 @@ describe('a VtepMAC', () => {
     { data: { VtepMAC: MAC }, mac: MAC },
     { data: { vtepmac: MAC }, mac: MAC },
     { data: { VTEPMAC: MAC, other: 1 }, mac: MAC },
-    // Go's decoder prefers the exact name, and of others the last.
-    { data: { VtepMAC: MAC, vtepmac: 'x' }, mac: MAC },
+    // Go's decoder takes the last, whatever the case.
+    { data: { VtepMAC: MAC, vtepmac: 'x' }, mac: undefined },
+    { data: { vtepmac: 'x', VtepMAC: MAC }, mac: MAC },
     { data: { vtepmac: 'x', vtepMac: MAC }, mac: MAC },
     { data: {}, mac: undefined },
     { data: undefined, mac: undefined },
