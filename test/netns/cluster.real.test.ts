@@ -9,7 +9,7 @@ import { type Daemon, Lab, leaseValue, PREFIX, peerLeases, startPinger, waitFor 
 import { startMirror } from './mirror.ts'
 import { lines } from './namespace.ts'
 import type { Pod } from './pod.ts'
-import { settled } from './settled.ts'
+import { ruled, settled } from './settled.ts'
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
 
@@ -44,7 +44,10 @@ describe('three nodes with -ip-masq', () => {
       macs.push(await macOf(daemon))
       pods.push(await lab.pod(daemon))
     }
-    for (const i of numbers) await settled(lab, daemon(i), i)
+    for (const i of numbers) {
+      await settled(lab, daemon(i), i)
+      await ruled(daemon(i))
+    }
   })
   afterAll(() => lab?.close())
 
@@ -230,10 +233,12 @@ describe('three nodes with -ip-masq', () => {
     const errors = lines(daemon(3).log()).filter((line) => / error /.test(line))
     expect(errors).toHaveLength(1)
     expect(errors[0]).toMatch(
-      /Lease \(.*\) has been lost: 10\.200\.9\.9 holds it now\. Shutting down.*restart/,
+      /Lease has been revoked\. Shutting down daemon\..*172\.30\.\d+\.0\/21.*10\.200\.9\.9 holds it now.*next start/,
     )
     expect(await lab.etcd.get(`${PREFIX}/subnets/${key}`)).toMatchObject({ value: leaseValue(thief) })
 
+    // Docker is started over with the new options; the old bridge would keep the route to the thief away.
+    await lab.node(3).ip('link del docker0')
     const again = await lab.daemon(3, { args: ['-ip-masq'] })
     await again.waitReady()
     expect(again.leaseKey()).not.toBe(key)

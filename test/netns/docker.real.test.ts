@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { Dockerd, noDocker } from './dockerd.ts'
 import { type Daemon, Lab, waitFor } from './lab.ts'
 import { startMirror } from './mirror.ts'
-import { settled } from './settled.ts'
+import { ruled, settled } from './settled.ts'
 
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 })
 
@@ -23,7 +23,10 @@ describe.skipIf(missing !== undefined)('dockerd with the options that flanneld w
       '{"Network":"172.30.0.0/16","SubnetLen":21,"Backend":{"Type":"vxlan"}}',
     )
     for (const i of [1, 2]) daemons.push(await lab.daemon(i, { args: ['-ip-masq'] }))
-    for (const daemon of daemons) await daemon.waitReady()
+    for (const daemon of daemons) {
+      await daemon.waitReady()
+      await ruled(daemon)
+    }
     hosts.push(...(await Promise.all(daemons.map((daemon) => Dockerd.start(lab, daemon)))))
     for (const host of hosts) addresses.push(await host.container('web'))
   })
@@ -84,8 +87,7 @@ describe.skipIf(missing !== undefined)('dockerd with the options that flanneld w
     await settled(lab, again, 1)
     await hosts[0]?.exec('web', '/bin/ping', '-c', '1', '-W', '3', addresses[1] ?? '')
     // Docker's chains are docker's: ours are the six rules, once each.
-    const rules = await again.namespace.run('iptables-save')
-    expect([...rules.matchAll(/^-A (POSTROUTING|FORWARD) .*172\.30\.0\.0\/16.*$/gm)]).toHaveLength(6)
+    await ruled(again)
     await waitFor(async () => (await again.namespace.run('iptables-save')).includes('-A DOCKER'), {
       what: 'docker',
     })

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type Daemon, Lab, OURS, startPinger, waitFor } from './lab.ts'
 import { startMirror } from './mirror.ts'
 import type { Pod } from './pod.ts'
-import { settled } from './settled.ts'
+import { ruled, settled } from './settled.ts'
 import { kernelState } from './state.ts'
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
@@ -28,15 +28,7 @@ describe.skipIf(!GO)('our node 1 and a node 2 of Go flannel', () => {
   const complete = async (): Promise<void> => {
     await settled(lab, ours, 1)
     await settled(lab, theirs, 2)
-    for (const daemon of [ours, theirs]) {
-      await waitFor(
-        async () => {
-          const rules = await daemon.namespace.run('iptables-save')
-          return [...rules.matchAll(/^-A (POSTROUTING|FORWARD) /gm)].length === 6
-        },
-        { what: 'six rules' },
-      )
-    }
+    for (const daemon of [ours, theirs]) await ruled(daemon)
   }
 
   beforeAll(async () => {

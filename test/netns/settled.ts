@@ -2,6 +2,16 @@ import { differences, type Expected } from './checker.ts'
 import type { Daemon, Lab } from './lab.ts'
 import { waitFor } from './wait.ts'
 
+/** Waits until flannel's six rules are there, or however many; they may come after READY=1, as flannel's do. */
+export async function ruled(daemon: Daemon, count = 6): Promise<void> {
+  let rules = ''
+  const look = async (): Promise<boolean> => {
+    rules = await daemon.namespace.run('iptables-save')
+    return [...rules.matchAll(/^-A (POSTROUTING|FORWARD) .*172\.30\./gm)].length === count
+  }
+  await waitFor(look, { what: () => `${count} rules: ${rules}` })
+}
+
 /**
  * Waits until the kernel of node `i` holds exactly what the leases in etcd call for; rejects with what differs. `more`
  * is for what is not as usual: another VNI, port or MTU.
