@@ -24,14 +24,16 @@ import { DeltaTracker } from '../delta.ts'
 import { ensureLink, findLink, renameLink } from '../device.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from '../operations.ts'
 import {
+  DeviceError,
   type DeviceOutcome,
   type Doubt,
   type LinkNotification,
   type Model,
+  type PeerStatus,
   Reconciler,
 } from '../reconciler.ts'
 import { routeKey } from '../routes.ts'
-import type { Tunnel, TunnelCounters } from './tunnel.ts'
+import type { Tunnel } from './tunnel.ts'
 
 export interface UdpNetworkOptions extends BackendContext, NetworkHooks {
   /** Closed when the network stops. */
@@ -51,6 +53,7 @@ const REPORT_PERIOD = 10_000
 export class UdpNetwork extends Reconciler implements Network {
   readonly #model: UdpModel
   readonly #options: UdpNetworkOptions
+  #stopped = false
 
   constructor(options: UdpNetworkOptions) {
     const model = new UdpModel(options)
@@ -69,11 +72,16 @@ export class UdpNetwork extends Reconciler implements Network {
     return this.#model.underlay.mtu - OVERHEAD
   }
 
-  get counters(): TunnelCounters {
-    return this.#options.tunnel.counters()
+  /** What the thread has done so far; `lastOffender` sent the last packet that no peer may send. */
+  get details() {
+    const { port, tunnel } = this.#options
+    if (this.#stopped) return { port }
+    const { lastOffender, ...counters } = tunnel.counters()
+    return { port, ...counters, lastOffender: lastOffender === 0 ? 'none' : formatIpv4(lastOffender) }
   }
 
   override apply(): void {
+    if (this.#stopped) return
     this.#model.handOver()
     super.apply()
   }
@@ -82,18 +90,19 @@ export class UdpNetwork extends Reconciler implements Network {
     try {
       await Promise.all([super.run(signal), this.#reportDrops(signal)])
     } finally {
+      this.#stopped = true
       this.#options.tunnel.close()
     }
   }
 
   /** One line for all that was dropped since the last: whoever sends us rubbish must not fill the log with it. */
   async #reportDrops(signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#options
-    let before = this.counters
+    const { clock, log, tunnel } = this.#options
+    let before = tunnel.counters()
     for (;;) {
       await clock.sleep(REPORT_PERIOD, signal)
       if (signal.aborted) return
-      const now = this.counters
+      const now = tunnel.counters()
       const strangers = now.strangers - before.strangers
       const foreign = now.foreign - before.foreign
       const malformed = now.malformed - before.malformed
@@ -153,7 +162,8 @@ class UdpModel implements Model {
     if (link === undefined) {
       const name = tunnel.openDevice(DEVICE, address)
       link = findLink(this.#rtnl, { name })
-      if (link === undefined) throw new Error(`${name} vanished while it was being set up`)
+      if (link === undefined)
+        throw new DeviceError(`${name} vanished while it was being set up; trying again`)
       this.#device = { index: link.index, name }
       changes.push(`created ${name}`)
     } else if (link.name !== known) {
@@ -231,6 +241,13 @@ class UdpModel implements Model {
   *plan(may: May): Generator<readonly Operation[]> {
     yield [...writes('route', this.#routes, (route) => replaceRoute(route, this.name), may)]
     yield [...deletions('route', this.#routes, deleteRoute, may)]
+  }
+
+  inspect(): (subnet: Subnet) => PeerStatus | undefined {
+    return (subnet) => {
+      const peer = this.#peers.get(subnetKey(subnet))
+      return peer && { subnet, publicIP: peer.host, mac: undefined, route: 'plain', entries: {} }
+    }
   }
 
   counts() {
