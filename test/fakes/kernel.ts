@@ -361,8 +361,10 @@ export class FakeKernel {
     const subnet = subnetOf(address, length)
     const shared = link.addresses.some((a) => sameSubnet(subnetOf(a.address, a.length), subnet))
     if (length < 32 && !shared && link.up) {
-      const gone = this.#routes.delete(connected(link.index, address, length))
-      this.#notify(RTM_DELROUTE, routePayload(gone), 0)
+      this.#unlessRefused(() => {
+        const gone = this.#routes.delete(connected(link.index, address, length))
+        this.#notify(RTM_DELROUTE, routePayload(gone), 0)
+      })
     }
     if (this.#links.owner(address) === undefined) this.#routes.flush((route) => route.source === address)
     if (link.addresses.length === 0) {
@@ -374,9 +376,16 @@ export class FakeKernel {
   #addConnected(link: FakeLink, address: Ipv4, length: number): void {
     if (length === 32) return
     const route = connected(link.index, address, length)
-    try {
+    this.#unlessRefused(() => {
       this.#routes.write(route, NLM_F_CREATE | NLM_F_APPEND)
       this.#notify(RTM_NEWROUTE, routePayload(route), 0, NLM_F_CREATE)
+    })
+  }
+
+  /** What the kernel does by the way, and nobody hears of when it does not go: somebody may have replaced its route. */
+  #unlessRefused(act: () => void): void {
+    try {
+      act()
     } catch (error) {
       if (!(error instanceof Refusal)) throw error
     }
