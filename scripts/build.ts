@@ -1,6 +1,6 @@
 import { chmodSync, copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { build } from 'esbuild'
+import { build, type Metafile, type Plugin } from 'esbuild'
 import { buildAddon } from './build-addon.ts'
 import { writeCodeCache } from './code-cache.ts'
 import { commit, packageVersion } from './release.ts'
@@ -12,35 +12,51 @@ import { commit, packageVersion } from './release.ts'
 const root = dirname(import.meta.dirname)
 const dist = join(root, 'dist')
 
+/** src/tools.ts is a bundle of its own, loaded when it is needed: few daemons need it, and every start reads its bundle. */
+const apart: Plugin = {
+  name: 'apart',
+  setup({ onResolve }) {
+    onResolve({ filter: /^\.\/tools\.ts$/ }, () => ({ path: './tools.cjs', external: true }))
+  },
+}
+
 rmSync(dist, { recursive: true, force: true })
 mkdirSync(dist)
-const { metafile } = await build({
-  entryPoints: [join(root, 'src/main.ts')],
-  outfile: join(dist, 'flanneld.cjs'),
-  bundle: true,
-  platform: 'node',
-  target: 'node22',
-  format: 'cjs',
-  minifySyntax: true,
-  legalComments: 'none',
-  charset: 'ascii',
-  // A script has no way to import; what is imported late becomes a require.
-  supported: { 'dynamic-import': false },
-  // start.cjs runs it as a script, because only a script takes a code cache; so it brings its own function along.
-  banner: { js: '(function (exports, require, module, __filename, __dirname) {' },
-  footer: { js: '})' },
-  define: { VERSION: JSON.stringify(version()), 'import.meta.dirname': '__dirname' },
-  logLevel: 'warning',
-  metafile: true,
-})
+const metafiles = [await bundle('src/main.ts', 'flanneld.cjs'), await bundle('src/tools.ts', 'tools.cjs')]
 mkdirSync(join(root, 'build'), { recursive: true })
-writeFileSync(join(root, 'build/bundle.json'), JSON.stringify(metafile))
+const outputs = Object.assign({}, ...metafiles.map((each) => each.outputs))
+writeFileSync(join(root, 'build/bundle.json'), JSON.stringify({ outputs }))
 copyFileSync(buildAddon(), join(dist, 'flannel.node'))
 copyFileSync(join(root, 'bin/mk-docker-opts.sh'), join(dist, 'mk-docker-opts.sh'))
 chmodSync(join(dist, 'mk-docker-opts.sh'), 0o755)
 copyFileSync(join(root, 'systemd/flanneld.service'), join(dist, 'flanneld.service'))
 copyFileSync(join(root, 'scripts/start.cjs'), join(dist, 'start.cjs'))
 writeCodeCache([process.execPath], join(dist, 'flanneld.cache'))
+
+/** One file of all that a source file imports; returns what esbuild tells of it. */
+async function bundle(source: string, name: string): Promise<Metafile> {
+  const { metafile } = await build({
+    entryPoints: [join(root, source)],
+    outfile: join(dist, name),
+    bundle: true,
+    platform: 'node',
+    target: 'node22',
+    format: 'cjs',
+    minifySyntax: true,
+    legalComments: 'none',
+    charset: 'ascii',
+    // A script has no way to import; what is imported late becomes a require.
+    supported: { 'dynamic-import': false },
+    // start.cjs runs it as a script, because only a script takes a code cache; so it brings its own function along.
+    banner: { js: '(function (exports, require, module, __filename, __dirname) {' },
+    footer: { js: '})' },
+    define: { VERSION: JSON.stringify(version()), 'import.meta.dirname': '__dirname' },
+    logLevel: 'warning',
+    metafile: true,
+    plugins: [apart],
+  })
+  return metafile
+}
 
 /** Version of package.json, with the commit where there is one. */
 function version(): string {

@@ -10,10 +10,18 @@ const { Script } = require('node:vm')
 
 const read = (name) => (isSea() ? Buffer.from(getRawAsset(name)) : readFileSync(join(__dirname, name)))
 
-// The bundle is ASCII, and one function around it all; as latin1 it takes no decoding and one byte a character.
-const daemon = { exports: {} }
-new Script(read('flanneld.cjs').latin1Slice(), {
-  filename: join(__dirname, 'flanneld.cjs'),
-  cachedData: read('flanneld.cache'),
-}).runInThisContext()(daemon.exports, require, daemon, __filename, __dirname)
-daemon.exports.run()
+/** Runs a bundle, once, and returns what it exports. The main one asks for others by `./name`. */
+function load(name, cachedData) {
+  if (loaded.has(name)) return loaded.get(name)
+  const bundle = { exports: {} }
+  // It is ASCII, and one function around it all; as latin1 it takes no decoding and one byte a character.
+  const script = new Script(read(name).latin1Slice(), { filename: join(__dirname, name), cachedData })
+  script.runInThisContext()(bundle.exports, requireHere, bundle, __filename, __dirname)
+  // A bundle puts an object of its own in the place of the one it was given.
+  loaded.set(name, bundle.exports)
+  return bundle.exports
+}
+const loaded = new Map()
+const requireHere = (id) => (id.startsWith('./') ? load(id.slice(2)) : require(id))
+
+load('flanneld.cjs', read('flanneld.cache')).run()

@@ -3,7 +3,10 @@ import { removeLeftovers } from './backend/leftovers.ts'
 import { DeviceError } from './backend/reconciler.ts'
 import { openBackend } from './backends.ts'
 import type { Clock } from './clock.ts'
-import { type HealthEndpoint, HealthEndpointError, openHealthEndpoint } from './health.ts'
+import { type ControlSocket, openControlSocket } from './control.ts'
+import { type HealthEndpoint, HealthEndpointError, healthRoutes, openHealthEndpoint } from './health.ts'
+import { Heartbeat } from './heartbeat.ts'
+import type { Routes } from './http.ts'
 import { chooseInterface, InterfaceError, readNetworkView } from './iface.ts'
 import { formatSubnet } from './ip.ts'
 import type { Logger } from './log.ts'
@@ -22,6 +25,7 @@ import { NetlinkError } from './netlink/errors.ts'
 import { Monitor } from './netlink/monitor.ts'
 import { watchNftables } from './netlink/nftables.ts'
 import { openNftablesMonitor, openRtnetlink, openRtnetlinkMonitor } from './netlink/socket.ts'
+import type { Tracing } from './netlink/trace.ts'
 import { Node } from './node.ts'
 import type { Options } from './options.ts'
 import { acquireLease, waitForConfig } from './subnet/acquire.ts'
@@ -33,6 +37,7 @@ import { LeaseKeeper, LeaseLostError } from './subnet/keeper.ts'
 import { readSubnetFile } from './subnetfile.ts'
 import type { Systemd } from './systemd.ts'
 import { UnderlayWatcher, underlayAddresses } from './underlay.ts'
+import type { View } from './view.ts'
 
 /** What cannot be helped by trying again: one line for the operator, and exit status 1. */
 export class FatalError extends Error {
@@ -44,11 +49,22 @@ export interface DaemonParts {
   readonly log: Logger
   readonly clock: Clock
   readonly systemd: Systemd
+  readonly view: View
+  /** Prints every netlink message while it yields something to print to. */
+  readonly trace: Tracing
   /** Ends the daemon when aborted; state and lease stay. */
   readonly signal: AbortSignal
 }
 
 const GROUPS = [RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_NEXTHOP]
+
+/** Milliseconds that a round of each loop may take, all its time-outs included. */
+const FIREWALL_ROUND = 180_000
+const RECONCILER_ROUND = 60_000
+const KEEPER_ROUND = 180_000
+
+/** Milliseconds after which the control socket is opened in any case: a start that is quick need not pay for it. */
+const CONTROL_SOCKET_AFTER = 1_000
 
 /**
  * The life of one daemon: interface, config, lease, device, then everything at once until the signal fires. Rejects
@@ -62,35 +78,57 @@ export async function runDaemon(parts: DaemonParts): Promise<void> {
   }
 }
 
-async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts): Promise<void> {
-  const rtnl = new Rtnl(openRtnetlink())
+async function startAndRun({
+  options,
+  log,
+  clock,
+  systemd,
+  view,
+  trace,
+  signal,
+}: DaemonParts): Promise<void> {
+  const rtnl = new Rtnl(openRtnetlink(), { trace })
   const closing: (() => unknown)[] = [() => rtnl.close()]
+  const seen = view.parts
+  seen.rtnl = rtnl
+  const heart = (loop: string, busy: number): Heartbeat => {
+    const heartbeat = new Heartbeat(loop, clock, busy)
+    view.pulses.push(heartbeat)
+    return heartbeat
+  }
   try {
+    closing.push(controlSocket({ options, log, clock, view, signal }))
     const choice = { ifaces: options.ifaces, ifaceRegexes: options.ifaceRegexes, publicIP: options.publicIP }
     const current = chooseInterface(readNetworkView(rtnl), choice, log)
     const previous = readSubnetFile(options.subnetFile)
     for (const problem of previous.problems) log.error(problem)
-    const registry = openRegistry(options, log)
+    seen.underlay = { current }
+    const client = openClient(options, log)
+    const registry = new EtcdRegistry(client, options.etcd.prefix)
+    seen.tally = client.tally
     const previousText = previous.subnet === undefined ? 'None' : formatSubnet(previous.subnet)
     log.info(`Created subnet manager: Etcd Local Manager with Previous Subnet: ${previousText}`)
-    if (options.healthz) closing.push(closeOf(await openHealthEndpoint(options.healthz, log)))
+    closing.push(...(await openEndpoints(options, log, view)))
 
     const firewall = new Firewall({
       runner: systemRunner,
-      clock,
+      clock: heart('firewall', FIREWALL_ROUND),
       log,
       resyncSeconds: options.firewallResyncSeconds,
     })
+    seen.firewall = firewall
     if (options.ipMasq || options.forwardRules) {
       closing.push(watchFirewall(() => firewall.kick(), log))
     }
+    view.phase = 'waiting for config'
     systemd.status('waiting for the network config from etcd')
     const config = await waitForConfig({ registry, signal, clock, log })
+    seen.config = config
     const { network, subnetLen } = config
     const backend = await openBackend(config.backendType, {
       rtnl,
       log,
-      clock,
+      clock: heart('reconciler', RECONCILER_ROUND),
       network,
       subnetLen,
       options: config.backend,
@@ -100,6 +138,7 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       signal,
     })
 
+    view.phase = 'acquiring a lease'
     systemd.status('acquiring a subnet lease')
     let before: string | undefined
     const { lease, list } = await acquireLease({
@@ -121,16 +160,21 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       network,
       lease,
       marginMinutes: options.renewMarginMinutes,
-      clock,
+      clock: heart('lease keeper', KEEPER_ROUND),
       log,
     })
+
+    seen.keeper = keeper
+    view.phase = 'making the device'
 
     let overlay: Network | undefined
     const monitor = new Monitor(
       openRtnetlinkMonitor(GROUPS, { ignore: rtnl.portId }),
       (notifications) => overlay?.observe(notifications),
       () => overlay?.observeOverrun(),
+      { trace },
     )
+    seen.monitor = monitor
     closing.push(() => monitor.close())
     let node: Node | undefined
     const underlay = new UnderlayWatcher({
@@ -140,6 +184,7 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       current,
       onChange: (before) => node?.underlayChanged(before, signal),
     })
+    seen.underlay = underlay
     closing.push(() => underlay.close())
     removeLeftovers({
       ...{ rtnl, log, network, subnetLen, before },
@@ -149,8 +194,10 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
       drain: () => monitor.drain(),
       onUnderlayChange: () => underlay.suspect(),
     })
-    const parts = { options, log, clock, systemd, rtnl, registry, config, keeper, firewall, underlay }
+    seen.network = overlay
+    const parts = { options, log, clock, systemd, view, rtnl, registry, config, keeper, firewall, underlay }
     node = new Node({ ...parts, network: overlay })
+    view.phase = 'running'
     const { network: oldNetwork, subnet: oldSubnet } = previous
     await node.run({
       list,
@@ -162,8 +209,41 @@ async function startAndRun({ options, log, clock, systemd, signal }: DaemonParts
   }
 }
 
-function closeOf(health: HealthEndpoint): () => Promise<void> {
-  return () => health.close()
+/** Opens the control socket when the daemon is ready, or has been waiting for long; returns what closes it. */
+function controlSocket({
+  options,
+  log,
+  clock,
+  view,
+  signal,
+}: Pick<DaemonParts, 'options' | 'log' | 'clock' | 'view' | 'signal'>): () => Promise<void> {
+  const { controlSocket: path } = options
+  if (path === '') return async () => undefined
+  const opened = (async (): Promise<ControlSocket | undefined> => {
+    await clock.sleep(CONTROL_SOCKET_AFTER, AbortSignal.any([signal, view.ready]))
+    return signal.aborted ? undefined : await openControlSocket(path, view, log)
+  })()
+  return async () => await (await opened)?.close()
+}
+
+/** The endpoints that were asked for; returns what closes them. Rejects with HealthEndpointError. */
+async function openEndpoints(
+  { healthz, metrics }: Options,
+  log: Logger,
+  view: View,
+): Promise<(() => Promise<void>)[]> {
+  if (healthz === undefined && metrics === undefined) return []
+  const { metricsRoutes } = await import('./tools.ts')
+  const forMetrics = await metricsRoutes(view)
+  const open = async (...given: Parameters<typeof openHealthEndpoint>): Promise<() => Promise<void>> => {
+    const endpoint: HealthEndpoint = await openHealthEndpoint(...given)
+    return () => endpoint.close()
+  }
+  const closing: (() => Promise<void>)[] = []
+  const health: Routes = healthRoutes(view)
+  if (healthz !== undefined) closing.push(await open(healthz, log, { ...health, ...forMetrics }))
+  if (metrics !== undefined) closing.push(await open({ ...metrics, flag: 'metrics' }, log, forMetrics))
+  return closing
 }
 
 /** Has changes of the rules noticed at once; without nf_tables, or without the right to listen, they wait for the next look. */
@@ -180,15 +260,14 @@ function watchFirewall(onChange: () => void, log: Logger): () => void {
 }
 
 /** Throws TlsFilesError or EndpointError. */
-function openRegistry({ etcd }: Options, log: Logger): EtcdRegistry {
-  const client = new EtcdClient({
+function openClient({ etcd }: Options, log: Logger): EtcdClient {
+  return new EtcdClient({
     endpoints: parseEndpoints(etcd.endpoints.join(',')),
     username: etcd.username,
     password: etcd.password.reveal(),
     tls: { caFile: etcd.caFile, certFile: etcd.certFile, keyFile: etcd.keyFile },
     log,
   })
-  return new EtcdRegistry(client, etcd.prefix)
 }
 
 /** The errors that an operator can do something about, in flannel's words where it has some. */

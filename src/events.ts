@@ -12,7 +12,7 @@ export interface Event {
 }
 
 /** What was done to another node's lease, in etcd's own words. */
-export type LeaseChange = 'put' | 'delete' | 'expire'
+export type LeaseChange = 'put' | 'delete'
 
 interface Slot {
   at: number

@@ -1,10 +1,13 @@
 import { readFileSync } from 'node:fs'
 import { systemClock } from './clock.ts'
+import { isCommand } from './commands/names.ts'
 import { FatalError, runDaemon } from './daemon.ts'
-import { openLog, StderrSink } from './log.ts'
+import { type LeveledLogger, openLog, StderrSink } from './log.ts'
 import { notify } from './native.ts'
+import type { Tracing } from './netlink/trace.ts'
 import { parseOptions } from './options.ts'
 import { Systemd } from './systemd.ts'
+import { View } from './view.ts'
 
 /** Set by the build. */
 declare const VERSION: string | undefined
@@ -12,8 +15,14 @@ declare const VERSION: string | undefined
 /** The process: arguments in, exit status out. 0 stopped as asked, 1 cannot go on, 2 bad command line. */
 export async function run(): Promise<void> {
   const { env } = process
-  const sink = new StderrSink(env)
+  const [command, ...args] = process.argv.slice(2)
   const version = `${typeof VERSION === 'undefined' ? 'development' : VERSION}, Node ${process.version}`
+  if (isCommand(command)) {
+    const { runCommand } = await import('./tools.ts')
+    process.exitCode = await runCommand(command, args, { env, version })
+    return
+  }
+  const sink = new StderrSink(env)
   const parsed = parseOptions(process.argv.slice(2), env, { program: 'flanneld', version })
   if (parsed.kind !== 'run') {
     sink.write(`${parsed.kind === 'error' ? parsed.message : parsed.text}`.replace(/\n*$/, '\n'))
@@ -21,27 +30,41 @@ export async function run(): Promise<void> {
     return
   }
   const { options, warnings } = parsed
-  const log = await openLog({ ...options.log, sink, clock: systemClock })
+  const view = new View(systemClock, {
+    version,
+    pid: process.pid,
+    etcdPrefix: options.etcd.prefix,
+    masquerade: options.ipMasq,
+    forwardRules: options.forwardRules,
+  })
+  const log = await openLog({
+    ...options.log,
+    sink,
+    clock: systemClock,
+    onLine: (level, message) => view.events.note(level, message),
+  })
+  view.watchLog(log)
   for (const warning of warnings) log.warn(warning)
 
   const systemd = new Systemd({ env, send: notify, clock: systemClock, log })
   const stop = new AbortController()
   const onSignal = (): void => {
     log.info('shutdownHandler sent cancel signal...')
+    view.phase = 'stopping'
     systemd.stopping()
     stop.abort()
   }
   // A second signal finds no handler and ends the process at once.
   process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
-  // Go's runtime ignores it; scripts may send it.
-  process.on('SIGUSR1', () => undefined)
+  process.on('SIGUSR1', () => view.toggleDebug())
   try {
     if (!mayAdministerNetwork()) {
       throw new FatalError(
         'flanneld must run as root (it lacks CAP_NET_ADMIN): it makes devices, routes and rules',
       )
     }
-    await runDaemon({ options, log, clock: systemClock, systemd, signal: stop.signal })
+    const trace = netlinkTrace(log, env)
+    await runDaemon({ options, log, clock: systemClock, systemd, view, trace, signal: stop.signal })
   } catch (error) {
     if (!stop.signal.aborted) {
       log.error(error instanceof Error ? error.message : String(error))
@@ -52,6 +75,13 @@ export async function run(): Promise<void> {
   }
   log.info('Exiting cleanly...')
   process.exit(0)
+}
+
+/** Every netlink message in words: at level trace, or with FLANNELD_DEBUG_NETLINK=1 at any level. */
+function netlinkTrace(log: LeveledLogger, env: NodeJS.ProcessEnv): Tracing {
+  if (env.FLANNELD_DEBUG_NETLINK === '1') return () => (line) => log.info(`netlink ${line}`)
+  const print = (line: string): void => log.trace(`netlink ${line}`)
+  return () => (log.level === 'trace' ? print : undefined)
 }
 
 /** CAP_NET_ADMIN (capabilities(7), bit 12) in the effective set. */

@@ -1,6 +1,7 @@
 import type { Network } from './backend/backend.ts'
 import type { Clock } from './clock.ts'
 import { renderDockerOptions } from './dockeropts/dockeropts.ts'
+import { Heartbeat } from './heartbeat.ts'
 import { formatSubnet } from './ip.ts'
 import type { Logger } from './log.ts'
 import type { Firewall } from './masq/firewall.ts'
@@ -12,16 +13,18 @@ import type { LeaseKeeper } from './subnet/keeper.ts'
 import type { LeaseList, Registry } from './subnet/registry.ts'
 import { type LeaseChanges, LeaseTable } from './subnet/table.ts'
 import type { LeaseRules } from './subnet/validate.ts'
-import { watchLeases } from './subnet/watch.ts'
+import { type WatchProgress, watchLeases } from './subnet/watch.ts'
 import { renderSubnetFile, type SubnetFileContent, writeFileAtomically } from './subnetfile.ts'
 import type { Systemd } from './systemd.ts'
 import { type UnderlayWatcher, underlayAddresses } from './underlay.ts'
+import type { View } from './view.ts'
 
 export interface NodeParts {
   readonly options: Options
   readonly log: Logger
   readonly clock: Clock
   readonly systemd: Systemd
+  readonly view: View
   readonly rtnl: Rtnl
   readonly registry: Registry
   readonly config: NetworkConfig
@@ -34,6 +37,8 @@ export interface NodeParts {
 /** Milliseconds. */
 const STATUS_PERIOD = 5_000
 const FILE_RETRY = 5_000
+/** What a round of the watch may take: a long poll that stays without news, and several endpoints that do not answer. */
+const WATCH_ROUND = 10 * 60_000
 
 /** A node that has its lease and its device: everything at once, until the signal fires. */
 export class Node {
@@ -44,6 +49,7 @@ export class Node {
     this.#parts = parts
     const { config, log } = parts
     this.#table = new LeaseTable({ rules: this.#rules(), subnetLen: config.subnetLen, log })
+    parts.view.parts.table = this.#table
   }
 
   /**
@@ -55,7 +61,7 @@ export class Node {
     readonly previous: Addresses | undefined
     readonly signal: AbortSignal
   }): Promise<void> {
-    const { keeper, network, firewall, systemd, clock, options, config } = this.#parts
+    const { keeper, network, firewall, systemd, view, clock, options, config } = this.#parts
     const failed = new AbortController()
     const signal = AbortSignal.any([start.signal, failed.signal])
     const policy = {
@@ -73,7 +79,7 @@ export class Node {
       network.run(signal),
       walled.then(() => firewall.run(signal)),
       this.#tellStatus(signal),
-      systemd.watchdog({ healthy: () => true, pid: process.pid, signal }),
+      systemd.watchdog({ healthy: () => view.health().alive, pid: process.pid, signal }),
     ]
     try {
       await Promise.all(tasks)
@@ -101,9 +107,10 @@ export class Node {
     this.#table.replace(list.leases, list.bad)
     network.replaceLeases(this.#table.leases())
     network.apply()
+    const progress = this.#newProgress(list.index)
     log.info('Running backend.')
     log.info('watching for new subnet leases')
-    for await (const result of watchLeases({ registry, signal, clock, log, from: list })) {
+    for await (const result of watchLeases({ registry, signal, clock, log, from: list, progress })) {
       this.#parts.keeper.observe(result)
       this.#pass(
         result.kind === 'snapshot'
@@ -113,9 +120,32 @@ export class Node {
     }
   }
 
-  #pass({ put, removed }: LeaseChanges): void {
+  /** Shown in the view; the watch waits for etcd and not for a clock, so its rounds are what tells that it goes on. */
+  #newProgress(index: number): WatchProgress {
+    const { clock, view } = this.#parts
+    const now = clock.now()
+    const progress: WatchProgress = {
+      ...{ index, heardAt: now, triedAt: now },
+      ...{ snapshots: 1, failures: 0, lastError: undefined },
+    }
+    view.parts.watch = progress
+    view.pulses.push({
+      loop: 'lease watch',
+      get last() {
+        return progress.triedAt
+      },
+      get due() {
+        return progress.triedAt + WATCH_ROUND
+      },
+    })
+    return progress
+  }
+
+  #pass(changes: LeaseChanges): void {
+    const { put, removed } = changes
     if (put.length === 0 && removed.length === 0) return
-    const { network } = this.#parts
+    const { network, view } = this.#parts
+    view.leasesChanged(changes)
     for (const subnet of removed) network.removeLease(subnet)
     for (const lease of put) network.putLease(lease)
     network.apply()
@@ -124,7 +154,9 @@ export class Node {
   /** Lease and first snapshot are in place by now; with the files, the node is ready. */
   async #getReady(signal: AbortSignal): Promise<void> {
     await this.#writeFiles(signal)
-    if (!signal.aborted) await this.#parts.systemd.ready(signal)
+    if (signal.aborted) return
+    await this.#parts.systemd.ready(signal)
+    this.#parts.view.becameReady()
   }
 
   /** Writes subnet.env and Docker's options, trying again until both are there. */
@@ -170,7 +202,9 @@ export class Node {
 
   /** The line that `systemctl status` shows, when it says something new. */
   async #tellStatus(signal: AbortSignal): Promise<void> {
-    const { clock, systemd, keeper, network, firewall } = this.#parts
+    const { systemd, view, keeper, network, firewall } = this.#parts
+    const clock = new Heartbeat('status line', this.#parts.clock, STATUS_PERIOD)
+    view.pulses.push(clock)
     let told = ''
     while (!signal.aborted) {
       const { peers, tables } = network.status

@@ -12,11 +12,11 @@ test('lines of the log and changes of leases, in order', () => {
   const events = ring()
   events.note('warn', 'x')
   events.lease('put', subnet, 0xc0000201)
-  events.lease('expire', subnet)
+  events.lease('delete', subnet)
   expect([...events.since(0)]).toEqual([
     { seq: 1, at: 1000, kind: 'warn', text: 'x' },
     { seq: 2, at: 1001, kind: 'lease', text: 'put lease 10.1.2.0/24 of 192.0.2.1' },
-    { seq: 3, at: 1002, kind: 'lease', text: 'expire lease 10.1.2.0/24' },
+    { seq: 3, at: 1002, kind: 'lease', text: 'delete lease 10.1.2.0/24' },
   ])
   expect([...events.since(2)].map(({ seq }) => seq)).toEqual([3])
   expect([...events.since(3)]).toEqual([])

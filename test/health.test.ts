@@ -1,14 +1,17 @@
 import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
-import { expect, onTestFinished, test } from 'vitest'
-import { HealthEndpointError, openHealthEndpoint } from '../src/health.ts'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { HealthEndpointError, type Healthy, healthRoutes, openHealthEndpoint } from '../src/health.ts'
 import type { Logger } from '../src/log.ts'
 
-async function open(ip = '127.0.0.1', port = 0) {
+type Health = ReturnType<Healthy['health']>
+const WELL: Health = { alive: true, ready: true, stuckLoops: [], reasons: [] }
+
+async function open(ip = '127.0.0.1', port = 0, health: () => Health = () => WELL) {
   const lines: string[] = []
   const write = (message: string): void => void lines.push(message)
   const log: Logger = { trace: write, debug: write, info: write, warn: write, error: write }
-  const endpoint = await openHealthEndpoint({ ip, port }, log)
+  const endpoint = await openHealthEndpoint({ ip, port }, log, healthRoutes({ health }))
   onTestFinished(() => endpoint.close())
   return { endpoint, lines }
 }
@@ -95,4 +98,49 @@ test.each([
   await endpoint.close()
   await closed
   await expect(ask(endpoint.port, 'GET /healthz')).rejects.toThrow('ECONNREFUSED')
+})
+
+describe('how it is', () => {
+  const waiting: Health = { ...WELL, ready: false, reasons: ['the lease has expired', 'another'] }
+  const stuck: Health = {
+    alive: false,
+    ready: false,
+    stuckLoops: ['firewall', 'lease watch'],
+    reasons: ['loop firewall is stuck', 'loop lease watch is stuck'],
+  }
+
+  test.each<[string, Health, number, string]>([
+    ['/healthz', WELL, 200, 'flanneld is running'],
+    ['/healthz', waiting, 200, 'flanneld is running'],
+    ['/healthz', stuck, 500, 'flanneld is stuck in: firewall, lease watch\n'],
+    ['/readyz', WELL, 200, 'flanneld is ready'],
+    ['/readyz', waiting, 503, 'the lease has expired\nanother\n'],
+    ['/readyz', stuck, 503, 'loop firewall is stuck\nloop lease watch is stuck\n'],
+  ])('%s of %j', async (path, health, status, text) => {
+    const { endpoint } = await open('127.0.0.1', 0, () => health)
+    const url = `http://127.0.0.1:${endpoint.port}${path}`
+    const plain = await fetch(url)
+    expect([plain.status, await plain.text()]).toEqual([status, text])
+    const json = await fetch(url, { headers: { Accept: 'application/json' } })
+    expect([json.status, await json.json()]).toEqual([status, health])
+  })
+
+  test('goes back and forth', async () => {
+    let health = WELL
+    const { endpoint } = await open('127.0.0.1', 0, () => health)
+    const ask = async (): Promise<number> => (await fetch(`http://127.0.0.1:${endpoint.port}/readyz`)).status
+    expect(await ask()).toBe(200)
+    health = waiting
+    expect(await ask()).toBe(503)
+    health = WELL
+    expect(await ask()).toBe(200)
+  })
+
+  test('a question that fails is answered, and logged', async () => {
+    const { endpoint, lines } = await open('127.0.0.1', 0, () => {
+      throw new Error('oops')
+    })
+    expect((await fetch(`http://127.0.0.1:${endpoint.port}/healthz`)).status).toBe(500)
+    expect(lines.at(-1)).toContain('oops')
+  })
 })

@@ -28,7 +28,15 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'heartbeat.ts': ['clock'],
   'events.ts': ['ip', 'log'],
   'systemd.ts': ['native', 'clock', 'log'],
-  'health.ts': ['log'],
+  'health.ts': ['http', 'log'],
+  'http.ts': [],
+  'control.ts': ['http', 'log'],
+  'status.ts': ['clock', 'durations', 'heartbeat', 'ip', 'log'],
+  // Sees every part, and hands out plain values.
+  'view.ts': ['*'],
+  'metrics.ts': ['durations', 'http', 'view'],
+  // What is loaded only when it is asked for, as a bundle of its own.
+  'tools.ts': ['commands', 'metrics', 'view'],
   subnet: ['ip', 'clock', 'durations', 'log', 'gojson'],
   'backend/delta.ts': [],
   'backend/backoff.ts': [],

@@ -78,7 +78,12 @@ export class Daemon {
     const argv = [binary, ...(options.flags ?? usual), ...(options.args ?? [])]
     const early: Notice[] = []
     let take = (notice: Notice): unknown => early.push(notice)
-    const env: NodeJS.ProcessEnv = { ...cleanEnvironment(), ...options.env }
+    const env: NodeJS.ProcessEnv = {
+      ...cleanEnvironment(),
+      // All labs share one file system.
+      ...(isOurs(binary) ? { FLANNELD_CONTROL_SOCKET: `${runDir}.sock` } : {}),
+      ...options.env,
+    }
     if (options.notify !== false) {
       const socket = join(runDir, 'notify')
       rmSync(socket, { force: true })
@@ -132,6 +137,10 @@ export class Daemon {
       throw new Error(`ended (${exitCode ?? signalCode}) before READY=1; its log: ${this.log().slice(-2000)}`)
     }
     return this.readyAfter
+  }
+
+  get controlSocket(): string {
+    return `${this.runDir}.sock`
   }
 
   /** What this run of the daemon has written to standard output and error. */

@@ -1,0 +1,6 @@
+/**
+ * What only those use who look into a daemon: the commands, and the metrics. The build makes a bundle of its own of it, so that
+ * a daemon's start neither reads nor compiles it.
+ */
+export { runCommand } from './commands/commands.ts'
+export { metricsRoutes } from './metrics.ts'
