@@ -16,36 +16,50 @@ export type EntryState = 'ok' | 'missing' | 'differs'
  */
 export class DeltaTracker<K, E, W extends E = E> {
   readonly #same: (a: E, b: E) => boolean
-  readonly #wanted = new Map<K, W>()
-  readonly #held = new Map<K, E>()
-  readonly #differing = new Set<K>()
+  readonly #rows = new Map<K, Row<K, E, W>>()
+  readonly #differing = new Set<Row<K, E, W>>()
+  #wanted = 0
+  #held = 0
 
   constructor(same: (a: E, b: E) => boolean) {
     this.#same = same
   }
 
   want(key: K, entry: W): void {
-    this.#wanted.set(key, entry)
-    this.#compare(key)
+    const row = this.#row(key)
+    if (row.wanted === undefined) this.#wanted++
+    row.wanted = entry
+    this.#compare(row)
   }
 
   unwant(key: K): void {
-    if (this.#wanted.delete(key)) this.#compare(key)
+    const row = this.#rows.get(key)
+    if (row?.wanted === undefined) return
+    this.#wanted--
+    row.wanted = undefined
+    this.#compare(row)
   }
 
   /** The kernel holds this entry. Returns whether that was news. */
   hold(key: K, entry: E): boolean {
-    const before = this.#held.get(key)
-    this.#held.set(key, entry)
-    this.#compare(key)
+    const row = this.#row(key)
+    const before = row.held
+    if (before === undefined) this.#held++
+    // Of two equal objects one is kept: a dump of thousands would double what is remembered.
+    const { wanted } = row
+    row.held = wanted !== undefined && this.#same(wanted, entry) ? wanted : entry
+    this.#compare(row)
     return before === undefined || !this.#same(before, entry)
   }
 
   /** The kernel holds nothing under this key. Returns whether that was news. */
   lose(key: K): boolean {
-    const held = this.#held.delete(key)
-    if (held) this.#compare(key)
-    return held
+    const row = this.#rows.get(key)
+    if (row?.held === undefined) return false
+    this.#held--
+    row.held = undefined
+    this.#compare(row)
+    return true
   }
 
   /** A complete dump: what it lacks is not held. Returns the keys whose held entry was not as believed. */
@@ -56,8 +70,9 @@ export class DeltaTracker<K, E, W extends E = E> {
       seen.add(key)
       if (this.hold(key, entry)) surprising.push(key)
     }
-    for (const key of this.#held.keys()) {
-      if (!seen.has(key)) {
+    if (seen.size === this.#held) return surprising
+    for (const { key, held } of this.#rows.values()) {
+      if (held !== undefined && !seen.has(key)) {
         this.lose(key)
         surprising.push(key)
       }
@@ -66,52 +81,65 @@ export class DeltaTracker<K, E, W extends E = E> {
   }
 
   wanted(key: K): W | undefined {
-    return this.#wanted.get(key)
+    return this.#rows.get(key)?.wanted
   }
 
   held(key: K): E | undefined {
-    return this.#held.get(key)
+    return this.#rows.get(key)?.held
   }
 
   /** Whether the kernel is known to hold exactly what is wanted under this key. */
   settled(key: K): boolean {
-    return !this.#differing.has(key)
+    const row = this.#rows.get(key)
+    return row === undefined || !this.#differing.has(row)
   }
 
   state(key: K): EntryState {
-    return this.settled(key) ? 'ok' : this.#held.has(key) ? 'differs' : 'missing'
+    return this.settled(key) ? 'ok' : this.held(key) !== undefined ? 'differs' : 'missing'
   }
 
   /** Wanted entries that the kernel lacks or holds with another value. */
   *missing(): Generator<[K, W]> {
-    for (const key of this.#differing) {
-      const entry = this.#wanted.get(key)
-      if (entry !== undefined) yield [key, entry]
-    }
+    for (const { key, wanted } of this.#differing) if (wanted !== undefined) yield [key, wanted]
   }
 
   /** Held entries that nothing wants. */
   *extra(): Generator<[K, E]> {
-    for (const key of this.#differing) {
-      if (this.#wanted.has(key)) continue
-      const entry = this.#held.get(key)
-      if (entry !== undefined) yield [key, entry]
+    for (const { key, wanted, held } of this.#differing) {
+      if (wanted === undefined && held !== undefined) yield [key, held]
     }
   }
 
-  heldEntries(): Iterable<[K, E]> {
-    return this.#held.entries()
+  *heldEntries(): Generator<[K, E]> {
+    for (const { key, held } of this.#rows.values()) if (held !== undefined) yield [key, held]
   }
 
   get counts(): { readonly wanted: number; readonly held: number; readonly differing: number } {
-    return { wanted: this.#wanted.size, held: this.#held.size, differing: this.#differing.size }
+    return { wanted: this.#wanted, held: this.#held, differing: this.#differing.size }
   }
 
-  #compare(key: K): void {
-    const wanted = this.#wanted.get(key)
-    const held = this.#held.get(key)
-    const settled = wanted === undefined ? held === undefined : held !== undefined && this.#same(wanted, held)
-    if (settled) this.#differing.delete(key)
-    else this.#differing.add(key)
+  #row(key: K): Row<K, E, W> {
+    let row = this.#rows.get(key)
+    if (row === undefined) {
+      row = { key, wanted: undefined, held: undefined }
+      this.#rows.set(key, row)
+    }
+    return row
   }
+
+  #compare(row: Row<K, E, W>): void {
+    const { key, wanted, held } = row
+    if (wanted === undefined ? held === undefined : held !== undefined && this.#same(wanted, held)) {
+      this.#differing.delete(row)
+      if (wanted === undefined) this.#rows.delete(key)
+    } else {
+      this.#differing.add(row)
+    }
+  }
+}
+
+interface Row<K, E, W> {
+  readonly key: K
+  wanted: W | undefined
+  held: E | undefined
 }

@@ -30,13 +30,7 @@ export function* writes<K extends number | string, E, W extends E>(
 ): Generator<Operation> {
   for (const [key, entry] of tracker.missing()) {
     if (!when(entry) || !may({ table, key })) continue
-    yield {
-      table,
-      key,
-      action: 'write',
-      request: request(entry),
-      acknowledged: () => tracker.hold(key, entry),
-    }
+    yield new Write(table, key, request(entry), tracker, entry)
   }
 }
 
@@ -50,6 +44,46 @@ export function* deletions<K extends number | string, E, W extends E>(
 ): Generator<Operation> {
   for (const [key, entry] of tracker.extra()) {
     if (!when(entry, key) || !may({ table, key })) continue
-    yield { table, key, action: 'delete', request: request(entry), acknowledged: () => tracker.lose(key) }
+    yield new Deletion(table, key, request(entry), tracker)
+  }
+}
+
+class Write<K extends number | string, E, W extends E> implements Operation {
+  readonly action = 'write'
+  readonly table: TableName
+  readonly key: K
+  readonly request: NetlinkRequest
+  readonly #tracker: DeltaTracker<K, E, W>
+  readonly #entry: W
+
+  constructor(table: TableName, key: K, request: NetlinkRequest, tracker: DeltaTracker<K, E, W>, entry: W) {
+    this.table = table
+    this.key = key
+    this.request = request
+    this.#tracker = tracker
+    this.#entry = entry
+  }
+
+  acknowledged(): void {
+    this.#tracker.hold(this.key, this.#entry)
+  }
+}
+
+class Deletion<K extends number | string, E, W extends E> implements Operation {
+  readonly action = 'delete'
+  readonly table: TableName
+  readonly key: K
+  readonly request: NetlinkRequest
+  readonly #tracker: DeltaTracker<K, E, W>
+
+  constructor(table: TableName, key: K, request: NetlinkRequest, tracker: DeltaTracker<K, E, W>) {
+    this.table = table
+    this.key = key
+    this.request = request
+    this.#tracker = tracker
+  }
+
+  acknowledged(): void {
+    this.#tracker.lose(this.key)
   }
 }

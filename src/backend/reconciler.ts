@@ -428,7 +428,10 @@ export class Reconciler {
     let done = 0
     let deleted = false
     const pending = new Set<string>()
+    // With nothing to remember about any key, the thousands of a first snapshot need no look-ups by text.
+    const calm = this.#failed.size === 0 && this.#disturbed.size === 0
     const may: May = (key) => {
+      if (calm) return true
       const id = idOf(key)
       pending.add(id)
       return this.#mayTry(id, now)
@@ -453,7 +456,7 @@ export class Reconciler {
     }
     // What failed and need not be done any more, as when the peer has left, fails no longer.
     for (const id of this.#failed.keys()) {
-      if (pending.has(id)) continue
+      if (calm || pending.has(id)) continue
       this.#failed.delete(id)
       this.#failures.clear(id)
     }
@@ -487,8 +490,9 @@ export class Reconciler {
 
   /** Returns whether it mended what somebody else had changed. */
   #succeeded(operation: Operation): boolean {
-    const id = idOf(operation)
     operation.acknowledged()
+    if (this.#failed.size === 0 && this.#disturbed.size === 0 && !this.#lostWithDevice) return false
+    const id = idOf(operation)
     if (this.#failed.delete(id)) {
       this.#failures.clear(id)
       this.#options.log.info(`${operation.request.operation()}: works again`)

@@ -18,13 +18,20 @@ type Routes = DeltaTracker<string, Route>
 
 /** The wrong routes in the rows of routes that are yet to be written, by destination; the keys of each row in order. */
 function wrongRows(routes: Routes): Map<number, string[]> {
+  const wrong = new Map<number, string[]>()
+  for (const [key, { destination, metric, tos }] of routes.extra()) {
+    if (metric !== 0 || tos !== 0) continue
+    const row = wrong.get(subnetKey(destination))
+    if (row === undefined) wrong.set(subnetKey(destination), [key])
+    else row.push(key)
+  }
   const rows = new Map<number, string[]>()
   for (const [key, { destination }] of routes.missing()) {
+    const others = wrong.get(subnetKey(destination))
     // One that is held with another value is in its own way.
-    rows.set(subnetKey(destination), routes.held(key) === undefined ? [] : [key])
-  }
-  for (const [key, { destination, metric, tos }] of routes.extra()) {
-    if (metric === 0 && tos === 0) rows.get(subnetKey(destination))?.push(key)
+    const own = routes.held(key) !== undefined
+    if (own || others !== undefined)
+      rows.set(subnetKey(destination), [...(own ? [key] : []), ...(others ?? [])])
   }
   return rows
 }
@@ -45,14 +52,17 @@ export function* rowWrites(
 ): Generator<Operation> {
   const rows = wrongRows(routes)
   for (const operation of writes('route', routes, request, may, when)) {
-    const entry = routes.wanted(String(operation.key))
+    const entry = rows.size === 0 ? undefined : routes.wanted(String(operation.key))
     const row = entry && rows.get(subnetKey(entry.destination))
-    yield {
-      ...operation,
-      acknowledged: () => {
-        for (const key of row ?? []) routes.lose(key)
-        operation.acknowledged()
-      },
+    if (row === undefined) {
+      yield operation
+      continue
     }
+    const { table, key, action } = operation
+    const acknowledged = (): void => {
+      for (const wrong of row) routes.lose(wrong)
+      operation.acknowledged()
+    }
+    yield { table, key, action, request: operation.request, acknowledged }
   }
 }
