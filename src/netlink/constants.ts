@@ -3,6 +3,7 @@
 // linux/netlink.h
 export const NETLINK_ROUTE = 0
 export const NETLINK_NETFILTER = 12
+export const NETLINK_GENERIC = 16
 export const SOL_NETLINK = 270
 export const NETLINK_ADD_MEMBERSHIP = 1
 export const NETLINK_CAP_ACK = 10
@@ -31,6 +32,7 @@ export const NLM_F_ACK_TLVS = 0x200
 
 export const NLMSGERR_ATTR_MSG = 1
 
+export const NLA_F_NESTED = 0x8000
 export const NLA_TYPE_MASK = 0x3fff
 
 // asm-generic/socket.h (x86-64, arm64)
@@ -128,6 +130,13 @@ export const IFLA_VXLAN_PORT = 15
 export const IFLA_VXLAN_GROUP6 = 16
 export const IFLA_VXLAN_GBP = 23
 
+// linux/if_tunnel.h
+export const IFLA_IPTUN_LOCAL = 2
+export const IFLA_IPTUN_REMOTE = 3
+export const IFLA_IPTUN_TTL = 4
+export const IFLA_IPTUN_TOS = 5
+export const IFLA_IPTUN_PMTUDISC = 10
+
 // linux/if_addr.h
 export const IFA_ADDRESS = 1
 export const IFA_LOCAL = 2
@@ -158,3 +167,33 @@ export const NUD_PERMANENT = 0x80
 
 // linux/netfilter/nfnetlink.h: enum nfnetlink_groups
 export const NFNLGRP_NFTABLES = 7
+
+// linux/genetlink.h
+export const GENL_ID_CTRL = 0x10
+export const CTRL_CMD_GETFAMILY = 3
+export const CTRL_ATTR_FAMILY_ID = 1
+export const CTRL_ATTR_FAMILY_NAME = 2
+
+// linux/wireguard.h
+export const WG_CMD_GET_DEVICE = 0
+export const WG_CMD_SET_DEVICE = 1
+
+export const WGDEVICE_A_IFINDEX = 1
+export const WGDEVICE_A_PRIVATE_KEY = 3
+export const WGDEVICE_A_PUBLIC_KEY = 4
+export const WGDEVICE_A_LISTEN_PORT = 6
+export const WGDEVICE_A_PEERS = 8
+
+export const WGPEER_A_PUBLIC_KEY = 1
+export const WGPEER_A_PRESHARED_KEY = 2
+export const WGPEER_A_FLAGS = 3
+export const WGPEER_A_ENDPOINT = 4
+export const WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL = 5
+export const WGPEER_A_LAST_HANDSHAKE_TIME = 6
+export const WGPEER_A_ALLOWEDIPS = 9
+export const WGPEER_F_REMOVE_ME = 1
+export const WGPEER_F_REPLACE_ALLOWEDIPS = 2
+
+export const WGALLOWEDIP_A_FAMILY = 1
+export const WGALLOWEDIP_A_IPADDR = 2
+export const WGALLOWEDIP_A_CIDR_MASK = 3

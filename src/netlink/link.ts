@@ -15,6 +15,11 @@ import {
   IFLA_IFNAME,
   IFLA_INFO_DATA,
   IFLA_INFO_KIND,
+  IFLA_IPTUN_LOCAL,
+  IFLA_IPTUN_PMTUDISC,
+  IFLA_IPTUN_REMOTE,
+  IFLA_IPTUN_TOS,
+  IFLA_IPTUN_TTL,
   IFLA_LINK,
   IFLA_LINKINFO,
   IFLA_MASTER,
@@ -63,6 +68,18 @@ export interface Link {
   /** The bridge or bond that this one is part of. */
   readonly master: number | undefined
   readonly vxlan: VxlanAttributes | undefined
+  readonly ipip: IpipAttributes | undefined
+}
+
+export interface IpipAttributes {
+  readonly local: Ipv4
+  /** 0 for any: the route says where to. */
+  readonly remote: Ipv4
+  /** Of the outer packet; 0 for the inner one's. */
+  readonly ttl: number
+  readonly tos: number
+  /** Whether the outer packet must not be fragmented. */
+  readonly pathMtuDiscovery: boolean
 }
 
 export interface VxlanAttributes {
@@ -133,6 +150,52 @@ export function createVxlan(device: {
     flags: NLM_F_CREATE | NLM_F_EXCL,
     payload: writer.finish(),
     operation: () => `create VXLAN device ${device.name} (VNI ${device.vni})`,
+  }
+}
+
+/**
+ * Creates an IPIP device (drivers/net, ipip.ko), down: IPv4 in IPv4 (RFC 2003) from `local` to whoever a route says. TTL and
+ * TOS are the inner packet's, and the outer packet may be fragmented on its way. EOPNOTSUPP from a kernel without ipip.
+ */
+export function createIpip(device: {
+  readonly name: string
+  readonly local: Ipv4
+  readonly mtu: number
+  readonly txQueueLength: number
+}): NetlinkRequest {
+  const writer = header(new PayloadWriter(128), 0)
+  writer.attributeU32(IFLA_TXQLEN, device.txQueueLength).attributeU32(IFLA_MTU, device.mtu)
+  writer.attributeString(IFLA_IFNAME, device.name)
+  writer.nested(IFLA_LINKINFO, () => {
+    writer
+      .attributeText(IFLA_INFO_KIND, 'ipip')
+      .nested(IFLA_INFO_DATA, () =>
+        writer
+          .attributeIp(IFLA_IPTUN_LOCAL, device.local)
+          .attributeIp(IFLA_IPTUN_REMOTE, 0)
+          .attributeU8(IFLA_IPTUN_TTL, 0)
+          .attributeU8(IFLA_IPTUN_TOS, 0)
+          .attributeU8(IFLA_IPTUN_PMTUDISC, 0),
+      )
+  })
+  return {
+    type: RTM_NEWLINK,
+    flags: NLM_F_CREATE | NLM_F_EXCL,
+    payload: writer.finish(),
+    operation: () => `create IPIP device ${device.name}`,
+  }
+}
+
+/** Creates a WireGuard device, down and without a key or peers. EOPNOTSUPP from a kernel without wireguard. */
+export function createWireGuard(device: { readonly name: string; readonly mtu: number }): NetlinkRequest {
+  const writer = header(new PayloadWriter(64), 0)
+  writer.attributeU32(IFLA_MTU, device.mtu).attributeString(IFLA_IFNAME, device.name)
+  writer.nested(IFLA_LINKINFO, () => writer.attributeText(IFLA_INFO_KIND, 'wireguard'))
+  return {
+    type: RTM_NEWLINK,
+    flags: NLM_F_CREATE | NLM_F_EXCL,
+    payload: writer.finish(),
+    operation: () => `create WireGuard device ${device.name}`,
   }
 }
 
@@ -249,6 +312,7 @@ export function decodeLink(payload: Uint8Array): Link | undefined {
     parent: undefined,
     master: undefined,
     vxlan: undefined,
+    ipip: undefined,
   }
   while (attributes.next()) {
     switch (attributes.type) {
@@ -280,13 +344,18 @@ export function decodeLink(payload: Uint8Array): Link | undefined {
 
 function decodeLinkInfo(
   attributes: AttributeReader,
-  link: { kind: string | undefined; vxlan: VxlanAttributes | undefined },
+  link: {
+    kind: string | undefined
+    vxlan: VxlanAttributes | undefined
+    ipip: IpipAttributes | undefined
+  },
 ): void {
   const info = attributes.nested()
   while (info.next()) {
     if (info.type === IFLA_INFO_KIND) link.kind = info.string()
     // The kind comes first: the kernel writes them so, and it says how to read the data.
     else if (info.type === IFLA_INFO_DATA && link.kind === 'vxlan') link.vxlan = decodeVxlan(info)
+    else if (info.type === IFLA_INFO_DATA && link.kind === 'ipip') link.ipip = decodeIpip(info)
   }
   attributes.join(info)
 }
@@ -360,4 +429,30 @@ function decodeVxlan(info: AttributeReader): VxlanAttributes {
   }
   info.join(data)
   return vxlan
+}
+
+function decodeIpip(info: AttributeReader): IpipAttributes {
+  const data = info.nested()
+  const ipip = { local: 0, remote: 0, ttl: 0, tos: 0, pathMtuDiscovery: false }
+  while (data.next()) {
+    switch (data.type) {
+      case IFLA_IPTUN_LOCAL:
+        ipip.local = data.ipv4()
+        break
+      case IFLA_IPTUN_REMOTE:
+        ipip.remote = data.ipv4()
+        break
+      case IFLA_IPTUN_TTL:
+        ipip.ttl = data.u8()
+        break
+      case IFLA_IPTUN_TOS:
+        ipip.tos = data.u8()
+        break
+      case IFLA_IPTUN_PMTUDISC:
+        ipip.pathMtuDiscovery = data.u8() !== 0
+        break
+    }
+  }
+  info.join(data)
+  return ipip
 }

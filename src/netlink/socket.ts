@@ -7,6 +7,7 @@ import {
   NETLINK_ADD_MEMBERSHIP,
   NETLINK_CAP_ACK,
   NETLINK_EXT_ACK,
+  NETLINK_GENERIC,
   NETLINK_GET_STRICT_CHK,
   NETLINK_NETFILTER,
   NETLINK_ROUTE,
@@ -56,6 +57,14 @@ export function openRtnetlink(): NetlinkSocket {
   return openSocket(NETLINK_ROUTE, REQUEST_BUFFER, (socket) => {
     // Linux 4.20, 4.12 and 4.3: older kernels do not have them and are used without.
     socket.setOption(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+    socket.setOption(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+    socket.setOption(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+  })
+}
+
+/** A socket for requests to families of generic netlink, such as WireGuard's. */
+export function openGenericNetlink(): NetlinkSocket {
+  return openSocket(NETLINK_GENERIC, REQUEST_BUFFER, (socket) => {
     socket.setOption(SOL_NETLINK, NETLINK_EXT_ACK, 1)
     socket.setOption(SOL_NETLINK, NETLINK_CAP_ACK, 1)
   })

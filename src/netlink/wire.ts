@@ -119,6 +119,12 @@ export class PayloadWriter {
     return this
   }
 
+  attributeU16(type: number, value: number): this {
+    const at = this.#attribute(type, 2)
+    setU16(this.#bytes, at, value)
+    return this
+  }
+
   attributeU16be(type: number, value: number): this {
     const at = this.#attribute(type, 2)
     this.#bytes[at] = value >>> 8
@@ -163,6 +169,12 @@ export class PayloadWriter {
     const utf8 = Buffer.from(text)
     const at = this.#attribute(type, utf8.length)
     this.#bytes.set(utf8, at)
+    return this
+  }
+
+  attributeBytes(type: number, value: Uint8Array): this {
+    const at = this.#attribute(type, value.length)
+    this.#bytes.set(value, at)
     return this
   }
 
@@ -257,6 +269,10 @@ export class AttributeReader {
     return this.#expect(1) ? (this.#bytes[this.#value] as number) : 0
   }
 
+  u16(): number {
+    return this.#expect(2) ? getU16(this.#bytes, this.#value) : 0
+  }
+
   u16be(): number {
     if (!this.#expect(2)) return 0
     return ((this.#bytes[this.#value] as number) << 8) | (this.#bytes[this.#value + 1] as number)
@@ -282,6 +298,11 @@ export class AttributeReader {
   /** An address of the family that its length says. */
   ip(): IpAddress {
     return this.#length === 16 ? this.ipv6() : this.ipv4()
+  }
+
+  /** A view of the value, of whatever length. */
+  bytes(): Uint8Array {
+    return this.#bytes.subarray(this.#value, this.#value + this.#length)
   }
 
   /** Undefined for a hardware address that is no MAC: of a tunnel, or of InfiniBand. */
