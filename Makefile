@@ -7,7 +7,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --
 	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
-.PHONY: build binary dist test e2e demo bench lint check clean
+.PHONY: build binary dist deb test e2e demo bench lint check clean
 
 build: $(MODULES)
 	node scripts/build.ts
@@ -29,6 +29,9 @@ binary: setup-binary build
 # Archives as flannel's releases have them, with checksums, licences and bills of materials.
 dist: binary
 	node scripts/dist.ts $(ARCHS)
+
+deb: binary
+	node scripts/deb.ts $(ARCHS)
 
 demo: setup-demo build
 	@$(AS_ROOT) node test/demo.ts
