@@ -7,6 +7,6 @@ export default defineConfig({
     bail: 1,
     testTimeout: 120_000,
     // The first run makes the root file system.
-    hookTimeout: 300_000,
+    hookTimeout: 600_000,
   },
 })
