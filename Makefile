@@ -7,7 +7,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --
 	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
-.PHONY: build binary dist deb test e2e demo bench lint check clean
+.PHONY: build binary dist deb image test e2e demo bench lint check clean
 
 build: $(MODULES)
 	node scripts/build.ts
@@ -33,6 +33,11 @@ dist: binary
 deb: binary
 	node scripts/deb.ts $(ARCHS)
 
+# Without a registry; Dockerfile makes the same with one.
+image: setup-image build
+	node scripts/binary.ts
+	scripts/image.sh
+
 demo: setup-demo build
 	@$(AS_ROOT) node test/demo.ts
 
@@ -53,6 +58,6 @@ $(MODULES): package.json package-lock.json | setup-build
 	npm ci
 	@touch $@
 
-.PHONY: setup-build setup-test setup-demo setup-bench setup-binary setup-e2e
-setup-build setup-test setup-demo setup-bench setup-binary setup-e2e: setup-%:
+.PHONY: setup-build setup-test setup-demo setup-bench setup-binary setup-e2e setup-image setup-release
+setup-build setup-test setup-demo setup-bench setup-binary setup-e2e setup-image setup-release: setup-%:
 	@scripts/setup.sh $*

@@ -2,7 +2,7 @@
 # Looks for the programs that a make target needs and installs what is missing from Debian's packages. Without root or
 # apt it prints what is missing, where it comes from, and stops.
 #
-#   scripts/setup.sh build|demo|test|e2e|bench|binary
+#   scripts/setup.sh build|demo|test|e2e|bench|binary|image|release
 set -eu
 
 # program:package, one for each program that is not in every Debian system
@@ -25,7 +25,13 @@ case ${1:-} in
   bench) wanted="$build $lab iperf3:iperf3" ;;
   e2e) wanted="$build $lab strip:binutils systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ssh-keygen:openssh-client" ;;
   binary) wanted="$build strip:binutils $cross" ;;
-  *) echo "usage: $0 build|demo|test|e2e|bench|binary" >&2; exit 2 ;;
+  image) wanted="$build strip:binutils iptables:iptables nft:nftables buildah:buildah" ;;
+  # what the tests of the binary, the package and the image are left out without
+  release)
+    wanted="$build strip:binutils $cross nft:nftables buildah:buildah podman:podman runc:runc lintian:lintian"
+    wanted="$wanted groff:groff-base systemd-analyze:systemd"
+    ;;
+  *) echo "usage: $0 build|demo|test|e2e|bench|binary|image|release" >&2; exit 2 ;;
 esac
 
 missing() {
