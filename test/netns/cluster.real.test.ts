@@ -195,7 +195,7 @@ describe('three nodes with -ip-masq', () => {
     const after = await lab.etcd.get(key)
     expect(after?.value).toBe(before?.value)
     expect(after?.ttl).toBeGreaterThan(86_300)
-    expect(daemon(1).log()).toMatch(
+    await daemon(1).waitLog(
       / warn +Lease \(172\.30\.\d+\.0\/21\) was deleted or had expired; claimed it again/,
     )
     const received = pinger.received()
