@@ -24,7 +24,12 @@ import {
 import { NetlinkError } from './netlink/errors.ts'
 import { Monitor } from './netlink/monitor.ts'
 import { watchNftables } from './netlink/nftables.ts'
-import { openNftablesMonitor, openRtnetlink, openRtnetlinkMonitor } from './netlink/socket.ts'
+import {
+  openGenericNetlink,
+  openNftablesMonitor,
+  openRtnetlink,
+  openRtnetlinkMonitor,
+} from './netlink/socket.ts'
 import type { Tracing } from './netlink/trace.ts'
 import { Node } from './node.ts'
 import type { Options } from './options.ts'
@@ -127,6 +132,11 @@ async function startAndRun({
     const { network, subnetLen } = config
     const backend = await openBackend(config.backendType, {
       rtnl,
+      generic: () => {
+        const connection = new Rtnl(openGenericNetlink())
+        closing.push(() => connection.close())
+        return connection
+      },
       log,
       clock: heart('reconciler', RECONCILER_ROUND),
       network,
@@ -233,8 +243,14 @@ async function openEndpoints(
   view: View,
 ): Promise<(() => Promise<void>)[]> {
   if (healthz === undefined && metrics === undefined) return []
-  const { metricsRoutes } = await import('./tools.ts')
-  const forMetrics = await metricsRoutes(view)
+  // Loaded at the first scrape, which comes long after the start.
+  let loaded: Routes | undefined
+  const forMetrics: Routes = {
+    '/metrics': async (request, response) => {
+      loaded ??= (await import('./tools.ts')).metricsRoutes(view)
+      await loaded['/metrics']?.(request, response)
+    },
+  }
   const open = async (...given: Parameters<typeof openHealthEndpoint>): Promise<() => Promise<void>> => {
     const endpoint: HealthEndpoint = await openHealthEndpoint(...given)
     return () => endpoint.close()

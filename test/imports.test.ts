@@ -34,7 +34,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'status.ts': ['clock', 'durations', 'heartbeat', 'ip', 'log'],
   // Sees every part, and hands out plain values.
   'view.ts': ['*'],
-  'metrics.ts': ['durations', 'http', 'view'],
+  'metrics.ts': ['durations', 'http', 'log', 'status', 'view'],
   // What is loaded only when it is asked for, as a bundle of its own.
   'tools.ts': ['commands', 'metrics', 'view'],
   subnet: ['ip', 'clock', 'durations', 'log', 'gojson'],
