@@ -7,6 +7,8 @@ type Open = (context: BackendContext) => Backend | Promise<Backend>
 const BACKENDS = new Map<string, () => Promise<{ readonly openBackend: Open }>>([
   ['vxlan', () => import('./backend/vxlan/backend.ts')],
   ['host-gw', () => import('./backend/hostgw/backend.ts')],
+  ['wireguard', () => import('./backend/wireguard/backend.ts')],
+  ['ipip', () => import('./backend/ipip/backend.ts')],
   ['alloc', () => import('./backend/alloc/backend.ts')],
   ['extension', () => import('./backend/extension/backend.ts')],
   ['udp', () => import('./backend/udp/backend.ts')],

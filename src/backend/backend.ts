@@ -19,6 +19,8 @@ export interface Underlay {
 
 export interface BackendContext {
   readonly rtnl: Rtnl
+  /** Opens a connection to generic netlink, which is closed with the daemon. */
+  readonly generic: () => Rtnl
   readonly log: Logger
   readonly clock: Clock
   readonly network: Subnet

@@ -19,6 +19,14 @@ export function findLink(
   }
 }
 
+/** The kernel lacks what a backend needs. */
+export function missingModule(module: string, what: string): DeviceError {
+  return new DeviceError(
+    `this kernel has no ${what}: load its module (modprobe ${module}), install a kernel that has ${module}, ` +
+      'or choose another Backend.Type in the network config',
+  )
+}
+
 /** Gives a device its name back and says so in words. Throws NetlinkError. */
 export function renameLink(rtnl: Rtnl, link: Link, rename: string): string {
   const { index, name } = link

@@ -1,7 +1,8 @@
 import { formatIpv4, formatSubnet, type Ipv4, type Subnet, subnetKey } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import type { Lease } from '../subnet/lease.ts'
-import { UnusableLease } from './reconciler.ts'
+import type { TableKey } from './operations.ts'
+import { type PeerStatus, UnusableLease } from './reconciler.ts'
 import type { Path, PeerRoutes } from './routes.ts'
 
 export interface GatewayPeersOptions {
@@ -33,11 +34,23 @@ export class GatewayPeers {
     for (const { subnet } of this.#peers.values()) yield subnet
   }
 
-  /** Somebody had removed the route to this subnet, and it is back. */
-  recovered(subnet: Subnet): void {
-    const peer = this.#peers.get(subnetKey(subnet))
+  /** If it was a route that somebody had removed, says that it is back. */
+  recovered(key: TableKey): void {
+    const subnet = this.#options.routes.destinationOf(key)
+    const peer = subnet && this.#peers.get(subnetKey(subnet))
     if (peer === undefined) return
-    this.#options.log.info(`Route recovered ${formatSubnet(subnet)} : ${formatIpv4(peer.publicIP)}`)
+    this.#options.log.info(`Route recovered ${formatSubnet(peer.subnet)} : ${formatIpv4(peer.publicIP)}`)
+  }
+
+  /** See `Model.inspect`. */
+  inspect(): (subnet: Subnet) => PeerStatus | undefined {
+    const inspect = this.#options.routes.inspect()
+    return (subnet) => {
+      const peer = this.#peers.get(subnetKey(subnet))
+      if (peer === undefined) return undefined
+      const found = inspect(subnet) ?? { route: 'none' as const, entries: {} }
+      return { subnet, publicIP: peer.publicIP, mac: undefined, ...found }
+    }
   }
 
   /** A new or changed lease. Throws UnusableLease when it is another backend's; what stood for the subnet goes then. */

@@ -2,7 +2,7 @@ import type { NetlinkRequest } from '../netlink/request.ts'
 import type { DeltaTracker } from './delta.ts'
 
 /** The kernel tables that backends write to. */
-export type TableName = 'neighbour' | 'fdb' | 'nexthop' | 'route'
+export type TableName = 'neighbour' | 'fdb' | 'nexthop' | 'route' | 'peer'
 
 /** A key of one table, for logs, back-off and counters that span all of them. */
 export interface TableKey {

@@ -55,6 +55,8 @@ export interface Model {
   subnets(): Iterable<Subnet>
   /** The steps from held to wanted, one batch each, every step made from what was acknowledged of the one before. */
   plan(may: May): Iterable<readonly Operation[]>
+  /** Who takes the requests for a table, where it is not rtnetlink; a step is for one connection. */
+  connection?(table: TableName): Rtnl
   counts(): Readonly<Partial<Record<TableName, { readonly wanted: number; readonly held: number }>>>
   /** What somebody had changed under this key stands again: for words of the backend's own. */
   repaired?(key: TableKey): void
@@ -141,6 +143,7 @@ export const NO_REPAIRS: ReconcilerStatus['repairs'] = {
   fdb: 0,
   nexthop: 0,
   route: 0,
+  peer: 0,
   device: 0,
 }
 
@@ -169,6 +172,7 @@ export class Reconciler {
     fdb: noRepairs(),
     nexthop: noRepairs(),
     route: noRepairs(),
+    peer: noRepairs(),
     device: noRepairs(),
   }
   readonly #applies = new Durations()
@@ -342,6 +346,7 @@ export class Reconciler {
         fdb: total(this.#repairs.fdb),
         nexthop: total(this.#repairs.nexthop),
         route: total(this.#repairs.route),
+        peer: total(this.#repairs.peer),
         device: total(this.#repairs.device),
       },
     }
@@ -438,7 +443,9 @@ export class Reconciler {
     }
     for (const step of this.#model.plan(may)) {
       if (step.length === 0) continue
-      const errors = rtnl.batch(step.map((operation) => operation.request))
+      const [{ table }] = step as [Operation]
+      const connection = this.#model.connection?.(table) ?? rtnl
+      const errors = connection.batch(step.map((operation) => operation.request))
       for (const [i, operation] of step.entries()) {
         const error = errors[i]
         if (error === undefined || (operation.action === 'delete' && isGone(error))) {

@@ -76,6 +76,7 @@ export class BackendNode {
   async open(changes: Partial<BackendContext> = {}): Promise<Backend> {
     const context: BackendContext = {
       rtnl: new Rtnl(this.#requests),
+      generic: () => new Rtnl(this.machine.generic()),
       log: this.#logger(),
       clock: this.clock,
       network: subnet('10.240.0.0/12'),

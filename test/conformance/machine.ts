@@ -7,7 +7,12 @@ import {
   RTNLGRP_NEIGH,
   RTNLGRP_NEXTHOP,
 } from '../../src/netlink/constants.ts'
-import { type NetlinkSocket, openRtnetlink, openRtnetlinkMonitor } from '../../src/netlink/socket.ts'
+import {
+  type NetlinkSocket,
+  openGenericNetlink,
+  openRtnetlink,
+  openRtnetlinkMonitor,
+} from '../../src/netlink/socket.ts'
 import { FakeKernel, type KernelState } from '../fakes/kernel.ts'
 import { ensureAddon, enterNewNamespace } from '../native/addons.ts'
 
@@ -15,7 +20,11 @@ export interface Machine {
   open(): NetlinkSocket
   /** All that the daemon listens to. `room` is for bytes, on a real kernel only. */
   monitor(room?: number): NetlinkSocket
+  /** A socket to generic netlink. */
+  generic(): NetlinkSocket
   state(): KernelState
+  /** WireGuard's, a line each: device, key, preshared key, endpoint, allowed IPs, keepalive. */
+  peers(): readonly string[]
   /** Makes monitors lose what is queued: the fake by order, the real one by a flood that `flood` makes. */
   overrun(flood: () => void): void
   close(): void
@@ -32,8 +41,16 @@ export class FakeMachine implements Machine {
     return this.kernel.monitor()
   }
 
+  generic(): NetlinkSocket {
+    return this.kernel.openGeneric()
+  }
+
   state(): KernelState {
     return this.kernel.state()
+  }
+
+  peers(): readonly string[] {
+    return this.kernel.peers()
   }
 
   overrun(): void {
@@ -62,6 +79,20 @@ export class RealMachine implements Machine {
   monitor(room?: number): NetlinkSocket {
     const groups = [RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_NEXTHOP]
     return this.#kept(openRtnetlinkMonitor(groups, room === undefined ? {} : { receiveBuffer: room }))
+  }
+
+  generic(): NetlinkSocket {
+    return this.#kept(openGenericNetlink())
+  }
+
+  /** `wg show all dump` has a line of five for a device, and of nine for a peer. */
+  peers(): readonly string[] {
+    return run('wg', 'show', 'all', 'dump')
+      .map((line) => line.split('\t'))
+      .filter((words) => words.length === 9)
+      .map(([device, key, psk, endpoint, ips = '', , , , keepalive]) =>
+        [device, key, psk, endpoint, ips.split(',').sort().join(','), keepalive].join(' '),
+      )
   }
 
   state(): KernelState {

@@ -69,6 +69,7 @@ import { printFdbEntry, printNeighbour, printNexthop, printRoute } from './kerne
 import { Refusal } from './kernel/refusal.ts'
 import { RouteTables } from './kernel/routes.ts'
 import { FakeSocket } from './kernel/socket.ts'
+import { WireGuardTable } from './kernel/wireguard.ts'
 
 /** Kernel state in the words of `ip` and `bridge`, one line an entry. */
 export interface KernelState {
@@ -109,6 +110,7 @@ export class FakeKernel {
   readonly #neighbours = new NeighbourTable()
   readonly #fdb = new ForwardingTable()
   readonly #nexthops = new NexthopTable()
+  readonly wireguard = new WireGuardTable()
   readonly #monitors = new Set<FakeSocket>()
   #portId = 3_000_000_000
   /** Refusals to come; a test that injects asserts that its injections were used up. */
@@ -117,11 +119,23 @@ export class FakeKernel {
   interruptions = 0
   /** The answers to so many requests to come are lost, though the requests are carried out. */
   lostAnswers = 0
+  /** Kinds of device for which it has no module. */
+  readonly lacking = new Set<string>()
   /** Whether nexthop objects exist, as they do since Linux 5.3. */
   supportsNexthops = true
 
   open(): NetlinkSocket {
     return new FakeSocket(this.#portId++, (datagram, socket) => this.#receive(datagram, socket))
+  }
+
+  /** A socket to generic netlink. */
+  openGeneric(): NetlinkSocket {
+    return new FakeSocket(this.#portId++, (datagram, socket) => this.#receiveGeneric(datagram, socket))
+  }
+
+  /** As `wg show all dump` tells of peers. */
+  peers(): readonly string[] {
+    return this.wireguard.print((index) => this.#links.get(index)?.name ?? `if${index}`)
   }
 
   /** A socket in all groups that the daemon listens to. */
@@ -177,6 +191,28 @@ export class FakeKernel {
       }
     }
     if (lost) socket.overrun()
+  }
+
+  #receiveGeneric(datagram: Uint8Array, socket: FakeSocket): void {
+    const { portId } = socket
+    for (const request of readMessages(datagram)) {
+      const { flags, sequence } = request
+      try {
+        this.#refuseIfInjected(request, portId)
+        if (this.lacking.has('wireguard')) throw new Refusal('ENOENT')
+        const dump = (flags & NLM_F_DUMP) === NLM_F_DUMP
+        for (const [type, payload] of this.wireguard.handle(request, (index) => this.#links.get(index)))
+          socket.push(encodeMessage({ type, flags: dump ? NLM_F_MULTI : 0, sequence, portId, payload }))
+        if (dump) {
+          const payload = new Uint8Array(4)
+          socket.push(encodeMessage({ type: NLMSG_DONE, flags: NLM_F_MULTI, sequence, portId, payload }))
+        }
+        if ((flags & NLM_F_ACK) !== 0) socket.push(ackMessage(request, portId, 0, undefined))
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error
+        socket.push(ackMessage(request, portId, error.errno, error.text))
+      }
+    }
   }
 
   #refuseIfInjected({ type }: NetlinkMessage, portId: number): void {
@@ -255,21 +291,31 @@ export class FakeKernel {
       ...(mtu && { mtu: getU32(mtu, 0) }),
       ...(queue && { txQueueLength: getU32(queue, 0) }),
     }
-    if (kind === 'vxlan' || kind === 'bridge') {
-      const link =
-        kind === 'vxlan'
-          ? this.#links.addVxlan(name, attributesOf(data, 0), given)
-          : this.#links.add(name, kind, given)
-      this.#notifyLink(link, portId)
+    if (this.lacking.has(kind)) throw new Refusal('EOPNOTSUPP', 'Unknown device type')
+    if (kind !== 'veth') {
+      this.#notifyLink(this.#addLink(name, kind, data, given), portId)
       return
     }
-    if (kind !== 'veth') throw new Refusal('EOPNOTSUPP', 'Unknown device type')
     const peer = attributesOf(attributesOf(data, 0).get(VETH_INFO_PEER) ?? new Uint8Array(), IFINFOMSG)
     const other = this.#links.add(text(peer.get(IFLA_IFNAME) ?? new Uint8Array()), 'veth')
     const veth = this.#links.add(name, 'veth', { ...given, peer: other.index })
     other.peer = veth.index
     this.#notifyLink(other, 0)
     this.#notifyLink(veth, portId)
+  }
+
+  #addLink(name: string, kind: string, data: Uint8Array, given: Partial<FakeLink>): FakeLink {
+    switch (kind) {
+      case 'vxlan':
+        return this.#links.addVxlan(name, attributesOf(data, 0), given)
+      case 'ipip':
+        return this.#links.addIpip(name, attributesOf(data, 0), given)
+      case 'bridge':
+      case 'wireguard':
+        return this.#links.add(name, kind, given)
+      default:
+        throw new Refusal('EOPNOTSUPP', 'Unknown device type')
+    }
   }
 
   #changeLink(link: FakeLink, payload: Uint8Array, attributes: Map<number, Uint8Array>): void {
@@ -324,6 +370,7 @@ export class FakeKernel {
       for (const { address, length } of gone.addresses.splice(0))
         this.#notify(RTM_DELADDR, addressPayload(gone.index, address, length), 0)
       this.#links.remove(gone.index)
+      this.wireguard.lose(gone.index)
       this.#notify(RTM_DELLINK, linkPayload(gone), gone === link ? portId : 0)
     }
   }

@@ -20,6 +20,7 @@ import {
   type Doubt,
   type LinkNotification,
   type Model,
+  type PeerStatus,
   Reconciler,
 } from '../reconciler.ts'
 import { isOnLink, type Path, PeerRoutes } from '../routes.ts'
@@ -130,18 +131,16 @@ class HostGwModel implements Model {
     return this.#peers.subnets()
   }
 
-  *plan(may: May): Generator<readonly Operation[]> {
-    if (!this.#ready) return
-    yield [...this.#routes.stale(may)]
-    yield [...this.#routes.nexthopWrites(may)]
-    yield [...this.#routes.writes(may)]
-    yield [...this.#routes.wrong(may)]
-    yield [...this.#routes.nexthopDeletions(may)]
+  plan(may: May): Iterable<readonly Operation[]> {
+    return this.#ready ? this.#routes.plan(may) : []
   }
 
   repaired(key: TableKey): void {
-    const subnet = this.#routes.destinationOf(key)
-    if (subnet !== undefined) this.#peers.recovered(subnet)
+    this.#peers.recovered(key)
+  }
+
+  inspect(): (subnet: Subnet) => PeerStatus | undefined {
+    return this.#peers.inspect()
   }
 
   counts() {

@@ -44,6 +44,7 @@ function context(options: Record<string, unknown>): BackendContext {
   const address = ip('192.0.2.1')
   return {
     rtnl: new Rtnl(new FakeKernel().open()),
+    generic: () => new Rtnl(new FakeKernel().open()),
     log: { trace: at('T'), debug: at('D'), info: at('I'), warn: at('W'), error: at('E') },
     clock: systemClock,
     network: subnet('10.244.0.0/16'),

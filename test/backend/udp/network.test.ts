@@ -106,6 +106,7 @@ const log: Logger = { trace: at('T'), debug: at('D'), info: at('I'), warn: at('W
 function options(): UdpNetworkOptions {
   return {
     rtnl: new Rtnl(machine.open()),
+    generic: () => new Rtnl(machine.open()),
     drain: () => monitor.drain(),
     onUnderlayChange: () => undefined,
     log,

@@ -2,6 +2,11 @@ import { formatIpv4, type Ipv4, type MacAddress } from '../../../src/ip.ts'
 import {
   IFLA_INFO_DATA,
   IFLA_INFO_KIND,
+  IFLA_IPTUN_LOCAL,
+  IFLA_IPTUN_PMTUDISC,
+  IFLA_IPTUN_REMOTE,
+  IFLA_IPTUN_TOS,
+  IFLA_IPTUN_TTL,
   IFLA_VXLAN_GBP,
   IFLA_VXLAN_ID,
   IFLA_VXLAN_L2MISS,
@@ -46,7 +51,15 @@ export class LinkTable {
     if (this.named(name) !== undefined) throw new Refusal('EEXIST')
     const index = ++this.#last
     const mac = `02:fa:00:00:${hex(index >> 8)}:${hex(index & 255)}`
-    const base = { up: false, mtu: 1500, mac, txQueueLength: 1000, peer: 0, vxlan: undefined }
+    const base = {
+      up: false,
+      mtu: 1500,
+      mac,
+      txQueueLength: 1000,
+      peer: 0,
+      vxlan: undefined,
+      ipip: undefined,
+    }
     const link: FakeLink = { ...base, ...given, index, name, kind, addresses: [] }
     this.#links.set(index, link)
     return link
@@ -78,6 +91,22 @@ export class LinkTable {
     const most = parent === undefined ? 65535 : parent.mtu - HEADROOM
     const mtu = Math.min(given.mtu ?? (parent === undefined ? 1500 : most), most)
     return this.add(name, 'vxlan', { ...given, mtu, vxlan })
+  }
+
+  /** ip_tunnel_newlink: of two tunnels with the same ends, packets could not tell which one they are for. */
+  addIpip(name: string, data: Map<number, Uint8Array>, given: Partial<FakeLink>): FakeLink {
+    const address = (type: number) => Buffer.from(data.get(type) ?? Buffer.alloc(4)).readUInt32BE()
+    const octet = (type: number, byDefault: number) => data.get(type)?.[0] ?? byDefault
+    const ipip = {
+      local: address(IFLA_IPTUN_LOCAL),
+      remote: address(IFLA_IPTUN_REMOTE),
+      ttl: octet(IFLA_IPTUN_TTL, 0),
+      tos: octet(IFLA_IPTUN_TOS, 0),
+      pathMtuDiscovery: octet(IFLA_IPTUN_PMTUDISC, 1) !== 0,
+    }
+    const clash = this.list().some((l) => l.ipip?.local === ipip.local && l.ipip.remote === ipip.remote)
+    if (clash) throw new Refusal('EEXIST')
+    return this.add(name, 'ipip', { mtu: 1480, ...given, ipip })
   }
 
   changeVxlan(link: FakeLink, data: Map<number, Uint8Array>): void {

@@ -13,6 +13,11 @@ import {
   IFLA_IFNAME,
   IFLA_INFO_DATA,
   IFLA_INFO_KIND,
+  IFLA_IPTUN_LOCAL,
+  IFLA_IPTUN_PMTUDISC,
+  IFLA_IPTUN_REMOTE,
+  IFLA_IPTUN_TOS,
+  IFLA_IPTUN_TTL,
   IFLA_LINK,
   IFLA_LINKINFO,
   IFLA_MTU,
@@ -47,7 +52,7 @@ import {
   RTNH_F_ONLINK,
 } from '../../../src/netlink/constants.ts'
 import type { FdbEntry } from '../../../src/netlink/fdb.ts'
-import type { VxlanAttributes } from '../../../src/netlink/link.ts'
+import type { IpipAttributes, VxlanAttributes } from '../../../src/netlink/link.ts'
 import type { Neighbour } from '../../../src/netlink/neighbour.ts'
 import { type Nexthop, replaceNexthop } from '../../../src/netlink/nexthop.ts'
 import type { Route } from '../../../src/netlink/route.ts'
@@ -63,7 +68,7 @@ import {
 
 export interface FakeLink {
   readonly index: number
-  readonly kind: 'vxlan' | 'veth' | 'bridge' | undefined
+  readonly kind: 'vxlan' | 'veth' | 'bridge' | 'ipip' | 'wireguard' | undefined
   name: string
   up: boolean
   mtu: number
@@ -72,6 +77,7 @@ export interface FakeLink {
   /** Index of a veth's other end. */
   peer: number
   vxlan: VxlanAttributes | undefined
+  ipip: IpipAttributes | undefined
   /** IPv4 only. */
   readonly addresses: { readonly address: Ipv4; readonly length: number }[]
 }
@@ -105,11 +111,12 @@ export function linkPayload(link: FakeLink): Uint8Array {
     .attributeU32(IFLA_MTU, link.mtu)
     .attributeMac(IFLA_ADDRESS, link.mac)
   if (link.peer !== 0) writer.attributeU32(IFLA_LINK, link.peer)
-  const { kind, vxlan } = link
+  const { kind, vxlan, ipip } = link
   if (kind !== undefined) {
     writer.nested(IFLA_LINKINFO, () => {
       writer.attributeString(IFLA_INFO_KIND, kind)
       if (vxlan !== undefined) writer.nested(IFLA_INFO_DATA, () => vxlanData(writer, vxlan))
+      if (ipip !== undefined) writer.nested(IFLA_INFO_DATA, () => ipipData(writer, ipip))
     })
   }
   return writer.finish()
@@ -131,6 +138,15 @@ function vxlanData(writer: PayloadWriter, vxlan: VxlanAttributes): void {
     .attributeU32(IFLA_VXLAN_AGEING, vxlan.ageing)
     .attributeU16be(IFLA_VXLAN_PORT, vxlan.port)
   if (vxlan.gbp) writer.attributeFlag(IFLA_VXLAN_GBP)
+}
+
+function ipipData(writer: PayloadWriter, ipip: IpipAttributes): void {
+  writer
+    .attributeIp(IFLA_IPTUN_LOCAL, ipip.local)
+    .attributeIp(IFLA_IPTUN_REMOTE, ipip.remote)
+    .attributeU8(IFLA_IPTUN_TTL, ipip.ttl)
+    .attributeU8(IFLA_IPTUN_TOS, ipip.tos)
+    .attributeU8(IFLA_IPTUN_PMTUDISC, ipip.pathMtuDiscovery ? 1 : 0)
 }
 
 export function addressPayload(index: number, address: Ipv4, length: number): Uint8Array {

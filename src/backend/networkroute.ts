@@ -1,0 +1,95 @@
+import { type Subnet, sameSubnet } from '../ip.ts'
+import type { Rtnl } from '../netlink/conn.ts'
+import { RT_TABLE_MAIN, RTN_UNICAST, RTPROT_BOOT, RTPROT_KERNEL } from '../netlink/constants.ts'
+import type { Notification } from '../netlink/monitor.ts'
+import { deleteRoute, dumpRoutes, type Route, replaceRoute } from '../netlink/route.ts'
+import { DeltaTracker } from './delta.ts'
+import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
+import { routeKey } from './routes.ts'
+
+export interface NetworkRouteOptions {
+  readonly rtnl: Rtnl
+  readonly network: Subnet
+  /** RT_SCOPE_* that flannel gives it for this backend. */
+  readonly scope: number
+  readonly device: () => { readonly index: number; readonly name: string }
+}
+
+/**
+ * The one route of backends that find the peer by themselves: the whole network, by their device. Ours are all routes on
+ * the device and what else stands where the one belongs, but for the kernel's own.
+ */
+export class NetworkRoute {
+  readonly #options: NetworkRouteOptions
+  readonly #routes = new DeltaTracker<string, Route>(() => true)
+  #wanted: string | undefined
+
+  constructor(options: NetworkRouteOptions) {
+    this.#options = options
+  }
+
+  /** By the device as it is now. */
+  want(): void {
+    const { network, scope, device } = this.#options
+    if (this.#wanted !== undefined) this.#routes.unwant(this.#wanted)
+    const route: Route = {
+      destination: network,
+      table: RT_TABLE_MAIN,
+      protocol: RTPROT_BOOT,
+      scope,
+      type: RTN_UNICAST,
+      tos: 0,
+      metric: 0,
+      gateway: undefined,
+      nexthopId: undefined,
+      oif: device().index,
+      source: undefined,
+      onlink: false,
+      multipath: false,
+      cloned: false,
+    }
+    this.#wanted = routeKey(route)
+    this.#routes.want(this.#wanted, route)
+  }
+
+  load(): TableKey[] {
+    const ours = this.#options.rtnl
+      .dump(dumpRoutes({ table: RT_TABLE_MAIN }))
+      .filter((route) => this.#owns(route))
+    const surprising = this.#routes.holdExactly(ours.map((route) => [routeKey(route), route]))
+    return surprising.map((key) => ({ table: 'route', key }))
+  }
+
+  observe(notification: Notification): TableKey[] | undefined {
+    if (notification.kind !== 'route') return []
+    const { value, deleted, replaced } = notification
+    const key = routeKey(value)
+    // The kernel says what came, not what went.
+    if (replaced && this.#inPlace(value) && this.#routes.held(key) === undefined) return undefined
+    if (!this.#owns(value)) return []
+    const news = deleted ? this.#routes.lose(key) : this.#routes.hold(key, value)
+    return news ? [{ table: 'route', key }] : []
+  }
+
+  writes(may: May): Iterable<Operation> {
+    const { name } = this.#options.device()
+    return writes('route', this.#routes, (route) => replaceRoute(route, name), may)
+  }
+
+  deletions(may: May): Iterable<Operation> {
+    return deletions('route', this.#routes, deleteRoute, may)
+  }
+
+  get counts() {
+    return this.#routes.counts
+  }
+
+  #owns(route: Route): boolean {
+    if (route.table !== RT_TABLE_MAIN || route.protocol === RTPROT_KERNEL) return false
+    return route.oif === this.#options.device().index || this.#inPlace(route)
+  }
+
+  #inPlace({ destination, metric, tos }: Route): boolean {
+    return metric === 0 && tos === 0 && sameSubnet(destination, this.#options.network)
+  }
+}
