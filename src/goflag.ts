@@ -11,6 +11,8 @@ export interface Flag {
   readonly default: boolean | number | string | readonly string[]
   /** The word for the value in the usage text; booleans have none. */
   readonly placeholder?: string
+  /** All values there are, where they are few; whoever reads the flag checks that. */
+  readonly choices?: readonly string[]
   readonly help: string
 }
 

@@ -2,10 +2,11 @@ import { readFileSync } from 'node:fs'
 import { systemClock } from './clock.ts'
 import { isCommand } from './commands/names.ts'
 import { FatalError, runDaemon } from './daemon.ts'
-import { type LeveledLogger, openLog, StderrSink } from './log.ts'
+import { type LeveledLogger, type Logger, openLog, StderrSink } from './log.ts'
 import { notify } from './native.ts'
 import type { Tracing } from './netlink/trace.ts'
-import { parseOptions } from './options.ts'
+import { type Options, parseOptions, Secret } from './options.ts'
+import { hideArguments, PasswordFileError, readPasswordFile } from './secrets.ts'
 import { Systemd } from './systemd.ts'
 import { View } from './view.ts'
 
@@ -19,7 +20,14 @@ export async function run(): Promise<void> {
   const version = `${typeof VERSION === 'undefined' ? 'development' : VERSION}, Node ${process.version}`
   if (isCommand(command)) {
     const { runCommand } = await import('./tools.ts')
-    process.exitCode = await runCommand(command, args, { env, version })
+    // Its reader has seen enough, as in `flanneld status | head`.
+    process.stdout.on('error', () => process.exit())
+    process.exitCode = await runCommand(command, args, {
+      env,
+      version,
+      out: process.stdout,
+      err: process.stderr,
+    })
     return
   }
   const sink = new StderrSink(env)
@@ -30,6 +38,7 @@ export async function run(): Promise<void> {
     return
   }
   const { options, warnings } = parsed
+  hideArguments(process.argv.slice(2))
   const view = new View(systemClock, {
     version,
     pid: process.pid,
@@ -64,7 +73,15 @@ export async function run(): Promise<void> {
       )
     }
     const trace = netlinkTrace(log, env)
-    await runDaemon({ options, log, clock: systemClock, systemd, view, trace, signal: stop.signal })
+    await runDaemon({
+      options: withPassword(options, env, log),
+      log,
+      clock: systemClock,
+      systemd,
+      view,
+      trace,
+      signal: stop.signal,
+    })
   } catch (error) {
     if (!stop.signal.aborted) {
       log.error(error instanceof Error ? error.message : String(error))
@@ -75,6 +92,18 @@ export async function run(): Promise<void> {
   }
   log.info('Exiting cleanly...')
   process.exit(0)
+}
+
+/** The options with the password out of the file or credential that holds it. Throws a FatalError. */
+function withPassword(options: Options, env: NodeJS.ProcessEnv, log: Logger): Options {
+  const { etcd } = options
+  if (etcd.password.reveal() !== '') return options
+  try {
+    const password = new Secret(readPasswordFile(etcd.passwordFile, env, log))
+    return { ...options, etcd: { ...etcd, password } }
+  } catch (error) {
+    throw error instanceof PasswordFileError ? new FatalError(error.message) : error
+  }
 }
 
 /** Every netlink message in words: at level trace, or with FLANNELD_DEBUG_NETLINK=1 at any level. */

@@ -65,7 +65,13 @@ export const optionTable = {
     group: 'etcd',
     type: 'string',
     default: '',
-    help: 'password for etcd; others can read a command line, so better set FLANNELD_ETCD_PASSWORD',
+    help: 'password for etcd; others can read a command line, so better use -etcd-password-file',
+  },
+  'etcd-password-file': {
+    group: 'etcd',
+    type: 'string',
+    default: '',
+    help: 'file with the password for etcd (default: the systemd credential etcd-password, if there is one)',
   },
   'subnet-lease-renew-margin': {
     group: 'network',
@@ -194,11 +200,18 @@ export const optionTable = {
     help: 'accepted and ignored',
   },
   version: { group: 'insight', type: 'bool', default: false, help: 'print the version and exit' },
-  'log-format': { group: 'insight', type: 'string', default: 'text', help: 'text or json' },
+  'log-format': {
+    group: 'insight',
+    type: 'string',
+    default: 'text',
+    choices: ['text', 'json'],
+    help: 'text or json',
+  },
   'log-level': {
     group: 'insight',
     type: 'string',
     default: '',
+    choices: LEVELS,
     help: 'error, warn, info, debug or trace; without it, what -v says',
   },
   v: {
@@ -241,6 +254,8 @@ export interface Options {
     readonly caFile: string
     readonly username: string
     readonly password: Secret
+    /** A path; '' means that the password is above, or in a systemd credential, or that there is none. */
+    readonly passwordFile: string
   }
   /** 1..1439. */
   readonly renewMarginMinutes: number
@@ -326,6 +341,14 @@ export function parseOptions(
         'that is none (a boolean is turned off with -flag=false)',
     )
   }
+  if (values['etcd-password'] !== '' && values['etcd-password-file'] !== '') {
+    return unusable('both -etcd-password and -etcd-password-file are set: leave one of them out')
+  }
+  if (parsed.given['etcd-password']) {
+    warnings.push(
+      '-etcd-password on a command line can be read by every user: better use -etcd-password-file',
+    )
+  }
   warnings.push(...warnOfIgnored(values))
   const outside = checkRanges(values, warnings)
   if (outside !== undefined) return unusable(outside)
@@ -396,6 +419,7 @@ function toOptions(
       caFile: values['etcd-cafile'],
       username: values['etcd-username'],
       password: new Secret(values['etcd-password']),
+      passwordFile: values['etcd-password-file'],
     },
     renewMarginMinutes: values['subnet-lease-renew-margin'],
     ifaces: values.iface,

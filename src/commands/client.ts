@@ -50,7 +50,7 @@ export class DaemonClient {
     const { socketPath } = this
     return new Promise((resolve, reject) => {
       const ask = options.method === undefined ? get : request
-      const asked = ask({ ...options, socketPath, timeout: PATIENCE }, (response) => {
+      const asked = ask({ ...options, socketPath, agent: false, timeout: PATIENCE }, (response) => {
         if (response.statusCode === 200) return resolve(response)
         void textOf(response).then((text) => reject(new NoDaemonError(text.trim())))
       })

@@ -1,0 +1,174 @@
+/**
+ * The status as one screen of 80 columns: what an operator has to know first stands first, and what is wrong is in colour
+ * (and in words, for those without).
+ */
+import type { PeerLine, RoundStatus, Status } from '../status.ts'
+
+export interface Screen {
+  readonly status: Status
+  readonly peers: readonly PeerLine[]
+  readonly colour: boolean
+}
+
+const WIDTH = 80
+const LABEL = 11
+
+type Tone = 'good' | 'bad' | 'dim' | 'bold'
+
+/** SGR codes of ECMA-48. */
+const CODES: Readonly<Record<Tone, number>> = { good: 32, bad: 31, dim: 2, bold: 1 }
+
+/** Text with a newline at its end; no line is wider than 80 columns. */
+export function renderScreen({ status, peers, colour }: Screen): string {
+  const paint = (tone: Tone, text: string): string => (colour ? `\x1b[${CODES[tone]}m${text}\x1b[0m` : text)
+  const lines: string[] = []
+  /** Wrapped at spaces, with the following lines under the first. */
+  const row = (label: string, text: string, tone?: Tone): void => {
+    wrap(text, WIDTH - LABEL).forEach((part, i) => {
+      lines.push(paint('dim', (i === 0 ? label : '').padEnd(LABEL)) + (tone ? paint(tone, part) : part))
+    })
+  }
+
+  const { daemon, health } = status
+  row(
+    'flanneld',
+    `${daemon.version}, pid ${daemon.pid}, up ${span(daemon.uptimeSeconds)}, log ${daemon.logLevel}`,
+  )
+  row(
+    'state',
+    health.ready ? 'ready' : health.alive ? `NOT READY (${daemon.phase})` : 'STUCK',
+    health.ready ? 'good' : 'bad',
+  )
+  for (const reason of health.reasons) row('', reason, 'bad')
+  const { network, lease, device, firewall, etcd, kernel, leases } = status
+  if (network !== null)
+    row(
+      'network',
+      `${network.cidr}, a /${network.subnetLen} each, ${network.backend}, etcd ${network.etcdPrefix}`,
+    )
+  if (lease !== null) {
+    const left = lease.secondsLeft === null ? 'never expires' : `${span(lease.secondsLeft)} left`
+    row('lease', `${lease.subnet} for ${lease.publicIP}, ${left}, ${plural(lease.renewals, 'renewal')}`)
+  }
+  const { interface: chosen } = status
+  if (chosen !== null) {
+    const published = chosen.publicIP === chosen.address ? '' : `, public IP ${chosen.publicIP}`
+    row('interface', `${chosen.name} ${chosen.address} mtu ${chosen.mtu}${published} (${chosen.reason})`)
+  }
+  if (device !== null) {
+    const details = Object.entries(device.details)
+      .filter(([, value]) => value !== false)
+      .map(([name, value]) => (value === true ? name : `${name} ${value}`))
+    row('device', [`${device.name} mtu ${device.mtu}`, ...details].join(', '))
+  }
+  const rules = [firewall.masquerade ? 'masquerade' : '', firewall.forwardRules ? 'forward' : ''].filter(
+    Boolean,
+  )
+  const work = `${plural(firewall.checks, 'check')}, ${plural(firewall.repairs, 'write')}, ${plural(firewall.failures, 'failure')}`
+  row('firewall', rules.length === 0 ? 'no rules wanted' : `${rules.join(' and ')} rules; ${work}`)
+
+  etcd.endpoints.forEach((endpoint, i) => {
+    const { url, state, latencyMs, current, lastError } = endpoint
+    const latency = latencyMs === null ? '' : ` ${latencyMs.toFixed(1)} ms`
+    const asked = current && etcd.endpoints.length > 1 ? ', in use' : ''
+    row(i === 0 ? 'etcd' : '', `${url} ${state}${latency}${asked}`, state === 'failing' ? 'bad' : undefined)
+    if (state === 'failing' && lastError !== null) row('', lastError, 'bad')
+  })
+  if (etcd.watch !== null) {
+    const { index, heardSecondsAgo, snapshots, failures } = etcd.watch
+    const times = `${plural(snapshots, 'snapshot')}, ${plural(failures, 'failure')}`
+    row('watch', `index ${index}, heard ${span(heardSecondsAgo)} ago, ${times}`)
+  }
+
+  if (kernel !== null) {
+    for (const [name, { wanted, held, failed }] of Object.entries(kernel.tables)) {
+      if (wanted === 0 && held === 0) continue
+      const amiss = failed > 0 ? `, ${failed} REFUSED` : ''
+      const causes = Object.entries(kernel.repairs[name] ?? {}).filter(([, count]) => count > 0)
+      const repairs =
+        causes.length === 0
+          ? ''
+          : `, repaired ${causes.map(([cause, count]) => `${count} (${cause})`).join(', ')}`
+      row(name, `${wanted} wanted, ${held} held${amiss}${repairs}`, failed > 0 ? 'bad' : undefined)
+    }
+    row('apply', round(kernel.lastApply, 'written'))
+    row('compare', round(kernel.lastCompare, 'not as believed'))
+    for (const refusal of kernel.refusals.slice(0, 5)) row('refused', refusal, 'bad')
+  }
+  const skipped = leases.skipped === 0 ? '' : `, ${leases.skipped} SKIPPED`
+  row('leases', `${leases.inUse} in use${skipped}`, leases.skipped > 0 ? 'bad' : undefined)
+  for (const { key, reason } of leases.skippedList.slice(0, 5))
+    row('', `${key === '' ? '' : `${key}: `}${reason}`, 'bad')
+
+  if (peers.length > 0) lines.push('', ...peerTable(peers, status, paint))
+  return `${lines.join('\n')}\n`
+}
+
+const SHORT: Readonly<Record<string, string>> = { ok: 'ok', missing: 'MISS', differs: 'DIFF' }
+
+/** `ok`, MISS for missing, DIFF for something else in its place; `-` where a peer needs none. */
+function peerTable(
+  peers: readonly PeerLine[],
+  status: Status,
+  paint: (tone: Tone, text: string) => string,
+): string[] {
+  const line = (cells: readonly string[]): string =>
+    [18, 15, 17, 7, 4, 4].map((width, i) => (cells[i] ?? '').padEnd(width)).join(' ') +
+    ` ${(cells[6] ?? '').padEnd(4)} ${cells[7] ?? ''}`.trimEnd()
+  const now = Date.parse(status.daemon.startedAt) + status.daemon.uptimeSeconds * 1000
+  const rows = peers.map(({ subnet, publicIP, mac, route, entries, changedAt }) => {
+    const states = ['neighbour', 'fdb', 'route'].map((table) => SHORT[entries[table] ?? ''] ?? '-')
+    const changed = changedAt === null ? '' : span((now - Date.parse(changedAt)) / 1000)
+    const text = line([subnet, publicIP, mac ?? '-', route, ...states, changed])
+    return route !== 'none' && Object.values(entries).every((state) => state === 'ok')
+      ? text
+      : paint('bad', text)
+  })
+  const total = status.kernel?.peers ?? peers.length
+  const rest = total - peers.length
+  return [
+    paint('bold', line(['SUBNET', 'PUBLIC IP', 'VTEP MAC', 'ROUTE', 'ARP', 'FDB', 'RT', 'CHANGED'])),
+    ...rows,
+    ...(rest > 0 ? [paint('dim', `and ${rest} more peers; those with something amiss come first`)] : []),
+  ]
+}
+
+function round(of: RoundStatus | null, what: string): string {
+  if (of === null) return 'none yet'
+  return `${span(of.secondsAgo)} ago, took ${of.tookMs.toFixed(1)} ms, ${of.entries} ${what}`
+}
+
+/** `3d 4h`, `23h 59m`, `5m 12s`, `7s`; the two largest units. */
+export function span(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds))
+  const units: [string, number][] = [
+    ['d', Math.floor(whole / 86_400)],
+    ['h', Math.floor(whole / 3600) % 24],
+    ['m', Math.floor(whole / 60) % 60],
+    ['s', whole % 60],
+  ]
+  const first = units.findIndex(([, count]) => count > 0)
+  if (first < 0) return '0s'
+  return units
+    .slice(first, first + 2)
+    .filter(([, count]) => count > 0)
+    .map(([unit, count]) => `${count}${unit}`)
+    .join('')
+}
+
+function plural(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`
+}
+
+/** Lines of at most `width` characters, broken at spaces where there are any. */
+function wrap(text: string, width: number): string[] {
+  const lines: string[] = []
+  let rest = text
+  while (rest.length > width) {
+    const space = rest.lastIndexOf(' ', width)
+    const end = space > 0 ? space : width
+    lines.push(rest.slice(0, end))
+    rest = rest.slice(end).trimStart()
+  }
+  return [...lines, rest]
+}
