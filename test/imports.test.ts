@@ -22,6 +22,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'options.ts': ['goflag', 'commands/names', 'ip', 'log'],
   commands: ['*'],
   'commands/names.ts': [],
+  'secrets.ts': ['log'],
   'iface.ts': ['netlink', 'ip', 'log'],
   'subnetfile.ts': ['ip', 'log'],
   'durations.ts': [],

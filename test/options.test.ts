@@ -24,6 +24,7 @@ const flags: [string, string, (o: Options) => unknown, unknown][] = [
   ['etcd-cafile', '/ca', (o) => o.etcd.caFile, '/ca'],
   ['etcd-username', 'u', (o) => o.etcd.username, 'u'],
   ['etcd-password', 'p', (o) => o.etcd.password.reveal(), 'p'],
+  ['etcd-password-file', '/p', (o) => o.etcd.passwordFile, '/p'],
   ['subnet-lease-renew-margin', '90', (o) => o.renewMarginMinutes, 90],
   ['iface', 'eth1', (o) => o.ifaces, ['eth1']],
   ['iface-regex', 'eth.*', (o) => o.ifaceRegexes, ['eth.*']],
@@ -251,4 +252,15 @@ test('the password is in no dump of the options', () => {
     expect(dump).not.toContain('hunter2')
   }
   expect(options.etcd.password.reveal()).toBe('hunter2')
+})
+
+test('a password on the command line is warned of, and two of them are one too many', () => {
+  expect(parse(['-etcd-password=p'])).toMatchObject({
+    warnings: [expect.stringContaining('-etcd-password-file')],
+  })
+  expect(parse([], { FLANNELD_ETCD_PASSWORD: 'p' })).toHaveProperty('warnings', [])
+  expect(parse(['-etcd-password-file=/p'], { FLANNELD_ETCD_PASSWORD: 'p' })).toMatchObject({
+    kind: 'error',
+    message: 'both -etcd-password and -etcd-password-file are set: leave one of them out',
+  })
 })

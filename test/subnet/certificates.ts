@@ -8,6 +8,19 @@ export interface Pair {
   readonly keyFile: string
 }
 
+export interface IssueOptions {
+  /** subjectAltName; 127.0.0.1 by default. */
+  readonly san?: string
+  /** Valid through 2020 only. */
+  readonly expired?: boolean
+  /** Valid through 2099 only. */
+  readonly early?: boolean
+  /** RSA of 2048 bits; else an elliptic curve. */
+  readonly rsa?: boolean
+  /** May sign others. */
+  readonly authority?: boolean
+}
+
 /** Certificate authorities and certificates for one test, made by openssl. */
 export class Certificates {
   readonly directory = mkdtempSync(join(tmpdir(), 'flanneld-tls-'))
@@ -32,20 +45,22 @@ export class Certificates {
     return { ...pair, caFile: pair.certFile }
   }
 
-  /** A certificate by `by` for 127.0.0.1, or for `san`; `expired` was valid for a day in 2020. */
-  issue(name: string, by: Pair, options: { readonly san?: string; readonly expired?: boolean } = {}): Pair {
+  /** A certificate by `by`. */
+  issue(name: string, by: Pair, options: IssueOptions = {}): Pair {
     const pair = this.#paths(name)
     const request = join(this.directory, `${name}.csr`)
     const extensions = join(this.directory, `${name}.ext`)
-    writeFileSync(
-      extensions,
-      `subjectAltName=${options.san ?? 'IP:127.0.0.1'}\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n`,
-    )
+    const uses = options.authority
+      ? 'basicConstraints=critical,CA:TRUE\n'
+      : `subjectAltName=${options.san ?? 'IP:127.0.0.1'}\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n`
+    writeFileSync(extensions, uses)
+    const key = options.rsa ? ['rsa:2048'] : ['ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1']
     this.#openssl([
-      ...['req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'],
+      ...['req', '-new', '-newkey', ...key, '-nodes'],
       ...['-subj', `/CN=${name}`, '-keyout', pair.keyFile, '-out', request],
     ])
-    if (options.expired === true) {
+    const years = options.expired ? [2020, 2021] : options.early ? [2099, 2100] : undefined
+    if (years !== undefined) {
       // `openssl x509` takes no start date before version 3.4; `openssl ca` always did.
       const database = join(this.directory, `${name}.db`)
       const config = join(this.directory, `${name}.cnf`)
@@ -55,9 +70,10 @@ export class Certificates {
         `[ca]\ndefault_ca=d\n[d]\ndatabase=${database}\nnew_certs_dir=${this.directory}\nrand_serial=yes\n` +
           'default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n',
       )
+      const [start, end] = years.map((year) => `${year}0101000000Z`)
       this.#openssl([
         ...['ca', '-batch', '-notext', '-config', config, '-cert', by.certFile, '-keyfile', by.keyFile],
-        ...['-startdate', '20200101000000Z', '-enddate', '20200102000000Z', '-extfile', extensions],
+        ...['-startdate', `${start}`, '-enddate', `${end}`, '-extfile', extensions],
         ...['-in', request, '-out', pair.certFile],
       ])
     } else {
@@ -67,6 +83,14 @@ export class Certificates {
       ])
     }
     return pair
+  }
+
+  /** The same pair with its key encrypted, in the form that openssl writes today (PKCS #8) or that it wrote before. */
+  encrypt(pair: Pair, form: 'pkcs8' | 'traditional'): Pair {
+    const keyFile = `${pair.keyFile}.${form}`
+    const how = form === 'pkcs8' ? ['pkcs8', '-topk8'] : ['ec', '-aes128']
+    this.#openssl([...how, '-in', pair.keyFile, '-passout', 'pass:secret', '-out', keyFile])
+    return { ...pair, keyFile }
   }
 
   remove(): void {

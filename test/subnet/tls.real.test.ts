@@ -1,8 +1,9 @@
-import { copyFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chmodSync, copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
 import type { TlsFiles } from '../../src/subnet/etcd/tls.ts'
-import { Certificates, type Pair } from './certificates.ts'
+import { Certificates, type IssueOptions, type Pair } from './certificates.ts'
 import { EtcdProcess } from './etcdprocess.ts'
 import { attributes, LogLines, openClient, openRegistry, PREFIX, subnet } from './support.ts'
 
@@ -10,15 +11,16 @@ const signal = new AbortController().signal
 const NO_FILES = { caFile: '', certFile: '', keyFile: '' }
 
 async function listing(url: string, tls: Partial<TlsFiles>): Promise<string> {
-  const client = openClient(url, { tls: { ...NO_FILES, ...tls } })
+  let client: EtcdClient | undefined
   try {
+    client = openClient(url, { tls: { ...NO_FILES, ...tls } })
     return `${(await openRegistry(client).listLeases(signal)).leases.length} leases`
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error)
     expect(message).not.toMatch(/[\r\n]/)
     return message
   } finally {
-    client.close()
+    client?.close()
   }
 }
 
@@ -64,6 +66,20 @@ describe('a real etcd that asks for client certificates', () => {
     expect(await listing(etcd.url, { caFile, ...client })).toBe('1 leases')
   })
 
+  it.each<[string, () => Pair]>([
+    ['an RSA key of 2048 bits', () => certificates.issue('flanneld', authority, { rsa: true })],
+    ['an intermediate CA between, in the same file', () => throughIntermediate('chained')],
+  ])('is read with %s', async (_, pair) => {
+    expect(await listing(etcd.url, { caFile, ...pair() })).toMatch(/^\d leases$/)
+  })
+
+  function throughIntermediate(name: string): Pair {
+    const intermediate = certificates.issue(`${name}-ca`, authority, { authority: true })
+    const pair = certificates.issue(name, intermediate)
+    appendFileSync(pair.certFile, readFileSync(intermediate.certFile))
+    return pair
+  }
+
   it.each<[string, () => Partial<TlsFiles>, RegExp]>([
     ['no CA file', () => client, /unknown CA: name that CA with -etcd-cafile/],
     ['another CA', () => ({ caFile: stranger.caFile, ...client }), /unknown CA|was not signed by the CA/],
@@ -83,6 +99,31 @@ describe('a real etcd that asks for client certificates', () => {
       /refused our client certificate or wants one/,
     ],
     [
+      'a client certificate from the future',
+      () => ({ caFile, ...certificates.issue('new', authority, { early: true }) }),
+      /refused our client certificate or wants one/,
+    ],
+    ['a missing CA file', () => ({ ...client, caFile: '/nowhere' }), /^-etcd-cafile: ENOENT.*'\/nowhere'$/],
+    ['a missing certificate', () => ({ caFile, ...client, certFile: '/nowhere' }), /^-etcd-certfile: ENOENT/],
+    ['a missing key', () => ({ caFile, ...client, keyFile: '/nowhere' }), /^-etcd-keyfile: ENOENT/],
+    // Root may read everything, but not a folder.
+    ['a key that cannot be read', () => ({ caFile, ...client, keyFile: '/' }), /^-etcd-keyfile: EISDIR/],
+    [
+      'a key that is none',
+      () => ({ caFile, ...client, keyFile: '/etc/passwd' }),
+      /^-etcd-keyfile: .* not a PEM file$/,
+    ],
+    [
+      'an encrypted key',
+      () => ({ caFile, ...certificates.encrypt(client, 'pkcs8') }),
+      /^-etcd-keyfile: .* is encrypted.*: decrypt it with openssl pkey -in/,
+    ],
+    [
+      'an encrypted key of the older form',
+      () => ({ caFile, ...certificates.encrypt(client, 'traditional') }),
+      /^-etcd-keyfile: .* is encrypted.*: decrypt it with openssl pkey -in/,
+    ],
+    [
       'a key that does not fit',
       () => ({ caFile, certFile: client.certFile, keyFile: certificates.issue('other', authority).keyFile }),
       /the TLS files for etcd cannot be used: .*belong together/,
@@ -95,7 +136,54 @@ describe('a real etcd that asks for client certificates', () => {
     expect(await listing(etcd.url.replace('https', 'http'), {})).toMatch(/HTTP 400|reset|ended|socket/)
   })
 
-  it.each<[string, { san?: string; expired?: boolean }, RegExp]>([
+  it.each([
+    [
+      'a key that everybody can read',
+      0o644,
+      {},
+      /^warn -etcd-keyfile: every user of this machine can read .*: chmod 600 it/,
+    ],
+    [
+      'a certificate that has expired',
+      0o600,
+      { expired: true },
+      /^warn .*\(-etcd-certfile\) has expired on Jan +1 .* 2021/,
+    ],
+    [
+      'a certificate from the future',
+      0o600,
+      { early: true },
+      /^warn .*\(-etcd-certfile\) is not valid before Jan +1 .* 2099/,
+    ],
+  ])('warns of %s, once', async (name, mode, options, warning) => {
+    const pair = certificates.issue(`warned-${name.replaceAll(' ', '-')}`, authority, options)
+    chmodSync(pair.keyFile, mode)
+    const log = new LogLines()
+    const noisy = openClient(etcd.url, { tls: { caFile, ...pair }, log })
+    for (let i = 0; i < 2; i++) {
+      await openRegistry(noisy)
+        .listLeases(signal)
+        .catch(() => undefined)
+    }
+    noisy.close()
+    expect(log.matching(warning)).toHaveLength(1)
+    expect(log.matching(/^warn/)).toHaveLength(1)
+  })
+
+  it.each([
+    ['by its name', { san: 'DNS:localhost' }, 'localhost'],
+    ['with an RSA key, by its address', { san: 'IP:127.0.0.1', rsa: true }, '127.0.0.1'],
+  ])('trusts a server %s', async (_, options, host) => {
+    const server = await serve(certificates.issue('good-server', authority, options))
+    try {
+      expect(await listing(server.url.replace('127.0.0.1', host), { caFile, ...client })).toBe('0 leases')
+    } finally {
+      await server.remove()
+    }
+  })
+
+  it.each<[string, IssueOptions, RegExp]>([
+    ['not valid yet', { early: true }, /certificate is not valid yet: check this machine's clock/],
     ['expired', { expired: true }, /certificate has expired/],
     ['for another name', { san: 'DNS:etcd.example' }, /use a host name that the server's certificate names/],
   ])('is not trusted with a server certificate that is %s', async (_, options, message) => {

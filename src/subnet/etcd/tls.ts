@@ -1,3 +1,4 @@
+import type { X509Certificate } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import type { Agent } from 'node:https'
 import type { Logger } from '../../log.ts'
@@ -37,6 +38,9 @@ export class TlsAgent {
     this.#files = files
     this.#log = log
     readPem(files)
+    if (files.keyFile !== '' && (statSync(files.keyFile).mode & 0o004) !== 0) {
+      log.warn(`-etcd-keyfile: every user of this machine can read ${files.keyFile}: chmod 600 it`)
+    }
   }
 
   /** The agent for the next request. Throws a TlsFilesError only when no usable set of files was ever read. */
@@ -44,7 +48,11 @@ export class TlsAgent {
     const stamp = this.#stampOf()
     if (this.#agent !== undefined && stamp === this.#stamp) return this.#agent
     try {
-      const [https, tls] = await Promise.all([import('node:https'), import('node:tls')])
+      const [https, tls, crypto] = await Promise.all([
+        import('node:https'),
+        import('node:tls'),
+        import('node:crypto'),
+      ])
       const pem = readPem(this.#files)
       const secureContext = tls.createSecureContext({ ...pem, minVersion: 'TLSv1.2' })
       const ca = pem.ca ?? systemRoots(tls)
@@ -65,6 +73,7 @@ export class TlsAgent {
         closeIdle(previous)
       }
       this.#complained = ''
+      this.#checkDates(pem.cert === undefined ? undefined : new crypto.X509Certificate(pem.cert))
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
       if (this.#agent === undefined) throw asFilesError(error, this.#files)
@@ -79,6 +88,18 @@ export class TlsAgent {
 
   close(): void {
     this.#agent?.destroy()
+  }
+
+  /** The server refuses such a certificate, often without saying why. It is the server's clock that counts, so we try. */
+  #checkDates(certificate: X509Certificate | undefined): void {
+    if (certificate === undefined) return
+    const { validFrom, validTo } = certificate
+    const now = Date.now()
+    const name = `the client certificate ${this.#files.certFile} (-etcd-certfile)`
+    if (now > Date.parse(validTo)) this.#log.warn(`${name} has expired on ${validTo}: renew it`)
+    if (now < Date.parse(validFrom)) {
+      this.#log.warn(`${name} is not valid before ${validFrom}: check this machine's clock`)
+    }
   }
 
   #stampOf(): string {
@@ -115,6 +136,13 @@ function readPemFile(flag: string, path: string): Buffer {
     throw new TlsFilesError(`${flag}: ${error instanceof Error ? error.message : String(error)}`)
   }
   if (!pem.includes('-----BEGIN ')) throw new TlsFilesError(`${flag}: ${path} is not a PEM file`)
+  // PKCS #8 says so in its first line, the older form in a header below it (RFC 7468, RFC 1421).
+  if (/-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED/m.test(pem.toString('latin1'))) {
+    throw new TlsFilesError(
+      `${flag}: ${path} is encrypted, and nobody is there to type its passphrase: decrypt it with openssl pkey -in ${path} ` +
+        '-out FILE, and chmod 600 that',
+    )
+  }
   return pem
 }
 
