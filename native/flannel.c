@@ -11,6 +11,9 @@
  * the environment (process exit, worker.terminate()).
  */
 #define _GNU_SOURCE
+#include <link.h>
+#include <malloc.h>
+#include <sys/mman.h>
 #include "addon.h"
 #include <errno.h>
 #include <linux/filter.h>
@@ -268,6 +271,29 @@ static napi_value notify(napi_env env, napi_callback_info info) {
   return result(env, error);
 }
 
+/* Code of the program itself is clean and comes back from the page cache when it is run again. */
+static int drop_text(struct dl_phdr_info *object, size_t size, void *done) {
+  (void)size;
+  (void)done;
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  for (int i = 0; i < object->dlpi_phnum; i++) {
+    const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+    if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_X) || (segment->p_flags & PF_W)) continue;
+    const uintptr_t start = (object->dlpi_addr + segment->p_vaddr + page - 1) & ~(page - 1);
+    const uintptr_t end = (object->dlpi_addr + segment->p_vaddr + segment->p_filesz) & ~(page - 1);
+    if (end > start) madvise((void *)start, end - start, MADV_DONTNEED);
+  }
+  return 1; /* the first object is the program; its libraries stay */
+}
+
+/* trim(): what malloc holds free, and what only a start runs, goes back to the kernel. */
+static napi_value trim(napi_env env, napi_callback_info info) {
+  (void)info;
+  malloc_trim(0);
+  dl_iterate_phdr(drop_text, NULL);
+  return result(env, 0);
+}
+
 NAPI_MODULE_INIT() {
   const napi_property_descriptor functions[] = {
       {"open", NULL, open_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
@@ -279,6 +305,7 @@ NAPI_MODULE_INIT() {
       {"watch", NULL, watch, NULL, NULL, NULL, napi_enumerable, NULL},
       {"close", NULL, close_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"notify", NULL, notify, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"trim", NULL, trim, NULL, NULL, NULL, napi_enumerable, NULL},
   };
   if (napi_define_properties(env, exports, sizeof functions / sizeof *functions, functions) != napi_ok) return NULL;
   return define_tunnel(env, exports) ? exports : NULL;

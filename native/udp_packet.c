@@ -211,7 +211,7 @@ static bool continues(const struct group *group, const uint8_t *next) {
   /* Of a packet that may yet be fragmented, the id has a meaning. */
   if ((get16(first + V4_FRAGMENT) & DONT_FRAGMENT) == 0 && get16(next + V4_ID) != id) return false;
   if (first[V4_PROTOCOL] == IPPROTO_UDP) return true;
-  return get32(b + TCP_SEQ) == get32(a + TCP_SEQ) + (group->length - group->header) &&
+  return get32(b + TCP_SEQ) == (uint32_t)(get32(a + TCP_SEQ) + group->length - group->header) &&
          memcmp(a + TCP_ACK, b + TCP_ACK, 5) == 0 && ((a[TCP_FLAGS] ^ b[TCP_FLAGS]) & ~PSH) == 0 &&
          memcmp(a + 14, b + 14, 2) == 0 && /* window */
          memcmp(a + TCP_HEADER, b + TCP_HEADER, group->header - V4_HEADER - TCP_HEADER) == 0;

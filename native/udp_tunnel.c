@@ -285,7 +285,7 @@ static void forward(struct tunnel *t, uint8_t *bytes, size_t length) {
   struct segmenter segmenter;
   if (vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE) {
     bool complete = !(vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || packet_complete_checksum(&packet, &vnet);
-    if (!complete || packet.length > MAX_DATAGRAM) {
+    if (!complete) {
       add(t, UNUSABLE, 1);
       return;
     }

@@ -1,11 +1,12 @@
 /*
  * Holds the udp backend's packet code to what it promises, under the sanitizers: `udpfuzz SEED ROUNDS`.
  *
- *     round_trip   a random super-packet is cut, each packet checked by slow and independent means, and put together
- *                  again: it has to be the one that it was
- *     rubbish      random and mutated bytes, in buffers of exactly their size, into every function
- *     tunnel       the same through the thread, over descriptors that behave like a TUN and a UDP socket, while peers
- *                  come and go: all is counted, nothing forged gets through
+ *     round_trip       a random super-packet is cut, each packet checked by slow and independent means, and put together
+ *                      again: it has to be the one that it was
+ *     strangers, ends  what looks like a flow's next packet and is not
+ *     rubbish          random and mutated bytes, in buffers of exactly their size, into every function
+ *     tunnel           the same through the thread, over descriptors that behave like a TUN and a UDP socket, while
+ *                      peers come and go: all is counted, nothing forged gets through
  *
  * Prints what failed and exits 1; the sanitizers do the rest.
  */
@@ -155,29 +156,89 @@ static void round_trip(void) {
   free(cut);
 }
 
-/* What must not be taken for the flow's next packet. */
+static void put_checksums(uint8_t *ip, size_t length) {
+  size_t header = (ip[0] & 15) * 4u;
+  uint8_t *check = ip + header + (ip[9] == IPPROTO_TCP ? 16 : 6);
+  set16(ip + 10, 0);
+  set16(ip + 10, checksum(ip, header, 0));
+  set16(check, 0);
+  uint16_t value = checksum(ip + header, length - header, pseudo(ip, length - header));
+  set16(check, value ? value : 0xffff);
+}
+
+/* A flow's packet number `n`, of `size` bytes of payload and with 12 bytes of options; whole. */
+static struct packet nth(uint8_t *ip, const uint8_t *first, unsigned n, size_t size, size_t usual) {
+  struct packet packet;
+  memcpy(ip, first, 52);
+  memset(ip + 52, 7, size);
+  set16(ip + 2, (unsigned)(52 + size));
+  set16(ip + 4, be16(first + 4) + n);
+  set32(ip + 24, (uint32_t)(be32(first + 24) + n * usual));
+  put_checksums(ip, 52 + size);
+  EXPECT(packet_parse(ip, 52 + size, &packet));
+  return packet;
+}
+
+static void make_first(uint8_t *ip, size_t size) {
+  make_packet(ip, true, size, 0, 12);
+  ip[33] = 0x10;
+}
+
+/* One bit of the headers that is not the first packet's, or one bit anywhere that no checksum covers up. */
 static void strangers_in_a_flow(void) {
   uint8_t a[200], b[200];
-  struct packet first, second;
+  make_first(a, 100);
+  struct packet first = nth(a, a, 0, 100, 100), second = nth(b, a, 1, 100, 100);
   struct group group = {.count = 0};
-  size_t length = make_packet(a, true, 100, 0, 12);
-  struct virtio_net_hdr vnet = {.csum_start = 20, .csum_offset = 16};
-  set16(a + 6, 0x4000);
-  set16(a + 10, 0);
-  set16(a + 10, checksum(a, 20, 0));
-  a[33] = 0x10;
-  memcpy(b, a, length);
-  set32(b + 24, be32(a + 24) + 100);
-  EXPECT(packet_parse(a, length, &first) && packet_complete_checksum(&first, &vnet));
-  /* Any one byte that is not right, and was not put right by a checksum either, keeps it out. */
-  size_t at = random_number((uint32_t)length);
-  EXPECT(packet_parse(b, length, &second) && packet_complete_checksum(&second, &vnet));
-  b[at] ^= (uint8_t)(1u << random_number(8));
-  if (!packet_parse(b, length, &second)) return;
+  bool covered = random_number(2);
+  size_t at = random_number(covered ? 52 : 152), bit = 1u << random_number(8);
+  bool length = at == 2 || at == 3, check = at == 10 || at == 11 || at == 36 || at == 37;
+  bool id = (at == 4 || at == 5) && (a[6] & 0x40), push = at == 33 && bit == 0x08, urgent = at == 38 || at == 39;
+  /* Only with their checksums wrong do these tell anything. */
+  if (covered && (at == 0 || length || check || id || push || urgent)) return;
+  b[at] ^= (uint8_t)bit;
+  if (covered) {
+    if (at == 9 || (at == 32 && bit > 8)) return; /* another header, with its checksum elsewhere */
+    put_checksums(b, 152);
+  }
+  if (!packet_parse(b, 152, &second)) return;
   group_start(&group, &first);
   EXPECT(!group_join(&group, &second, true));
   group_finish(&group);
   EXPECT(group.count == 1 && group.vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE && group.vnet.flags == 0);
+}
+
+/* Where a group ends. */
+static void ends_of_a_flow(void) {
+  static uint8_t bytes[80][1600];
+  size_t size = 1 + random_number(1400);
+  unsigned most = (unsigned)((MAX_PACKET - 52) / size), n = 1;
+  struct group group = {.count = 0};
+  make_first(bytes[0], size);
+  struct packet packet = nth(bytes[0], bytes[0], 0, size, size);
+  group_start(&group, &packet);
+  for (; n < 80; n++) {
+    packet = nth(bytes[n], bytes[0], n, size, size);
+    if (!group_join(&group, &packet, true)) break;
+  }
+  EXPECT(n == (most < MAX_GROUP ? most : MAX_GROUP));
+  /* A shorter one, one that pushes, one that is larger, a first one that is damaged. */
+  for (int how = 0; how < 4; how++) {
+    make_first(bytes[0], size);
+    packet = nth(bytes[0], bytes[0], 0, size, size);
+    if (how == 3) bytes[0][52 + random_number((uint32_t)size)] ^= 1;
+    group_start(&group, &packet);
+    packet = nth(bytes[1], bytes[0], 1, how == 0 ? size - 1 : how == 2 ? size + 1 : size, size);
+    if (how == 1) {
+      bytes[1][33] |= 0x08;
+      put_checksums(bytes[1], packet.length);
+    }
+    EXPECT(group_join(&group, &packet, true) == (how < 2 && (how != 0 || size > 1)));
+    packet = nth(bytes[2], bytes[0], 2, 1, size);
+    set32(bytes[2] + 24, (uint32_t)(be32(bytes[0] + 24) + group.length - 52));
+    put_checksums(bytes[2], packet.length);
+    EXPECT(!group_join(&group, &packet, true) || (how == 2 || (how == 0 && size == 1)));
+  }
 }
 
 static void ttl_and_errors(void) {
@@ -207,13 +268,30 @@ static void ttl_and_errors(void) {
 
 static size_t any_packet(uint8_t *bytes, size_t room) {
   size_t length = random_number((uint32_t)room + 1);
-  if (random_number(4) == 0 || length < 100) {
+  if (random_number(4) == 0) {
     random_bytes(bytes, length);
     return length;
   }
-  length = make_packet(bytes, random_number(2), length - 100, 4 * random_number(3), 4 * random_number(3));
-  for (uint32_t flips = random_number(4); flips > 0; flips--) bytes[random_number(60) % length] = (uint8_t)random_number(256);
+  size_t payload = length > 100 && random_number(2) ? length - 100 : random_number(30);
+  length = make_packet(bytes, random_number(2), payload, 4 * random_number(3), 4 * random_number(3));
+  if (random_number(3) == 0) { /* cut off anywhere, and true to it */
+    length = random_number((uint32_t)length + 1);
+    if (length >= 4) set16(bytes + 2, (unsigned)length);
+  }
+  for (uint32_t flips = random_number(4); flips > 0 && length > 0; flips--)
+    bytes[random_number(60) % length] = (uint8_t)random_number(256);
   return length;
+}
+
+/* A virtio header as it might be, for a packet of this length. */
+static void any_vnet(struct virtio_net_hdr *vnet, size_t length) {
+  random_bytes((uint8_t *)vnet, sizeof *vnet);
+  if (random_number(4) == 0) return;
+  vnet->flags = (uint8_t)random_number(3);
+  vnet->gso_type = (uint8_t)(random_number(2) ? 0 : random_number(6));
+  vnet->gso_size = (uint16_t)random_number(random_number(2) ? 10 : 1500);
+  vnet->csum_start = (uint16_t)random_number((uint32_t)length + 3);
+  vnet->csum_offset = (uint16_t)random_number(20);
 }
 
 static void rubbish(void) {
@@ -227,14 +305,15 @@ static void rubbish(void) {
     struct packet packet;
     if (!packet_parse(packets[i], length, &packet)) continue;
     struct virtio_net_hdr vnet;
-    random_bytes((uint8_t *)&vnet, sizeof vnet);
-    if (random_number(2)) vnet.gso_type = random_number(6);
+    any_vnet(&vnet, length);
     packet_decrement_ttl(&packet);
     icmp_error(&packet, 3, 8, 1, reply);
     struct segmenter segmenter;
     const uint8_t *payload;
-    if (segmenter_start(&segmenter, &packet, &vnet))
+    if (segmenter_start(&segmenter, &packet, &vnet)) {
+      EXPECT(vnet.gso_size > 0);
       while (segmenter_next(&segmenter, headers, &payload) > 0) {}
+    }
     packet_complete_checksum(&packet, &vnet);
     if (group.count == 0) group_start(&group, &packet);
     else if (!group_join(&group, &packet, random_number(2))) {
@@ -247,8 +326,8 @@ static void rubbish(void) {
 
 /* ---- the thread ---- */
 
-#define OWN 0x0a010000u  /* 10.1.0.0/24 */
 #define PEER 0x0a020000u /* 10.2.0.0/24, reached at 127.0.0.1 */
+#define FORGER (INADDR_LOOPBACK + 2) /* a peer, too, that says it is another */
 
 static int udp_socket(uint32_t address, struct sockaddr_in *at) {
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
@@ -276,34 +355,68 @@ static size_t drain(int fd) {
   return count;
 }
 
+/* As many trains as one turn can make, and some more, wait when the thread begins. */
+static void fill(int tun) {
+  for (unsigned i = 0; i < 64; i++) {
+    uint8_t bytes[10 + 400];
+    bool many = i >= 58;
+    struct virtio_net_hdr vnet = {.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4, .gso_size = (uint16_t)(many ? 2 : 3 + i)};
+    size_t length = make_packet(bytes + 10, false, many ? 130 : vnet.gso_size + 1, 0, 0);
+    set32(bytes + 10 + 16, PEER);
+    memcpy(bytes, &vnet, 10);
+    EXPECT(send(tun, bytes, 10 + length, 0) == (ssize_t)(10 + length));
+  }
+}
+
+/* What leaves by the wire is one whole packet a datagram, for a peer. */
+static void check_sent(int peer) {
+  uint8_t bytes[70000];
+  ssize_t length;
+  while ((length = recv(peer, bytes, sizeof bytes, MSG_DONTWAIT)) >= 0) {
+    struct packet packet;
+    EXPECT(packet_parse(bytes, (size_t)length, &packet) && packet.length == (size_t)length);
+    EXPECT((packet_destination(&packet) & 0xfffeff00) == PEER);
+  }
+}
+
 static void tunnel(unsigned rounds) {
-  struct sockaddr_in wire_at, peer_at, stranger_at;
+  struct sockaddr_in wire_at, peer_at, stranger_at, forger_at;
   int ends[2], on = 4 << 20, wire = udp_socket(INADDR_LOOPBACK, &wire_at);
   int peer = udp_socket(INADDR_LOOPBACK, &peer_at), stranger = udp_socket(INADDR_LOOPBACK + 1, &stranger_at);
+  int forger = udp_socket(FORGER, &forger_at);
   EXPECT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) == 0);
   EXPECT(setsockopt(ends[1], SOL_SOCKET, SO_SNDBUFFORCE, &on, sizeof on) == 0 ||
          setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &on, sizeof on) == 0);
   EXPECT(fcntl(ends[1], F_SETFL, O_NONBLOCK) == 0);
   struct tunnel *t = tunnel_create();
   EXPECT(t != NULL);
-  struct peer peers[] = {{PEER, PEER + 255, INADDR_LOOPBACK}, {PEER + 0x10000, PEER + 0x100ff, INADDR_LOOPBACK}};
-  EXPECT(tunnel_set_peers(t, peers, 2) == 0);
+  struct peer peers[] = {{PEER + 0x20000, PEER + 0x200ff, FORGER},
+                         {PEER, PEER + 255, INADDR_LOOPBACK},
+                         {PEER + 0x10000, PEER + 0x100ff, INADDR_LOOPBACK}};
+  EXPECT(tunnel_set_peers(t, peers, 3) == 0);
+  EXPECT(setsockopt(ends[0], SOL_SOCKET, SO_SNDBUFFORCE, &on, sizeof on) == 0 ||
+         setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &on, sizeof on) == 0);
+  fill(ends[0]);
   EXPECT(tunnel_adopt(t, dup(ends[1]), dup(wire), ntohs(peer_at.sin_port)) == 0);
-  uint64_t sent = 0;
+  uint64_t sent = 0, foreign = 0;
   size_t out = 0;
   for (unsigned i = 0; i < rounds; i++) {
     uint8_t bytes[10 + 2000];
     size_t length = any_packet(bytes, 2000);
     if (length >= 20 && random_number(2)) set32(bytes + 12, PEER + random_number(256));
-    int from = random_number(8) ? peer : stranger;
+    int from = random_number(8) ? peer : random_number(2) ? stranger : forger;
+    struct packet packet;
+    if (from != stranger && packet_parse(bytes, length, &packet))
+      foreign += (packet_source(&packet) & 0xffffff00) != (from == peer ? PEER : PEER + 0x20000);
     EXPECT(sendto(from, bytes, length, 0, (struct sockaddr *)&wire_at, sizeof wire_at) == (ssize_t)length);
     sent++;
     length = any_packet(bytes + 10, 2000);
-    random_bytes(bytes, 10);
-    if (random_number(2)) bytes[1] = (uint8_t)random_number(6);
+    struct virtio_net_hdr vnet;
+    any_vnet(&vnet, length);
+    memcpy(bytes, &vnet, 10);
     if (length >= 20 && random_number(2)) set32(bytes + 10 + 16, PEER + random_number(256));
     EXPECT(send(ends[0], bytes, 10 + length, 0) == (ssize_t)(10 + length));
-    if (random_number(4) == 0) EXPECT(tunnel_set_peers(t, peers, 1 + random_number(2)) == 0);
+    if (random_number(4) == 0) EXPECT(tunnel_set_peers(t, peers, 2 + random_number(2)) == 0);
     /* The thread may end and begin at any time. */
     if (random_number(64) == 0) EXPECT(tunnel_adopt(t, dup(ends[1]), dup(wire), ntohs(peer_at.sin_port)) == 0);
     /* Never more under way than the socket's buffer holds. */
@@ -312,14 +425,13 @@ static void tunnel(unsigned rounds) {
         struct pollfd fds[] = {{ends[0], POLLIN, 0}};
         poll(fds, 1, 1);
         out += drain(ends[0]);
-        drain(ends[0]);
-        char rest[70000];
-        while (recv(peer, rest, sizeof rest, MSG_DONTWAIT) >= 0) {}
+        check_sent(peer);
       }
     }
   }
   EXPECT(received(t) == sent);
-  EXPECT(tunnel_counter(t, STRANGERS) > 0 && tunnel_counter(t, FOREIGN) > 0 && tunnel_counter(t, MALFORMED) > 0);
+  EXPECT(tunnel_counter(t, STRANGERS) > 0 && tunnel_counter(t, MALFORMED) > 0);
+  EXPECT(foreign > 0 && tunnel_counter(t, FOREIGN) == foreign);
   EXPECT(tunnel_counter(t, RECEIVED_PACKETS) > 0 && tunnel_counter(t, SENT_PACKETS) > 0);
   EXPECT(tunnel_counter(t, UNREACHABLE) > 0 && out > 0);
   tunnel_destroy(t);
@@ -328,6 +440,7 @@ static void tunnel(unsigned rounds) {
   close(wire);
   close(peer);
   close(stranger);
+  close(forger);
 }
 
 int main(int argc, char **argv) {
@@ -337,6 +450,7 @@ int main(int argc, char **argv) {
   for (unsigned i = 0; i < rounds; i++) {
     round_trip();
     strangers_in_a_flow();
+    ends_of_a_flow();
     ttl_and_errors();
     rubbish();
   }
