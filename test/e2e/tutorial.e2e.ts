@@ -65,17 +65,17 @@ describe('the machines of the tutorial', () => {
     const show = (property: string): Promise<string> => node.succeed(`systemctl show -P ${property} flanneld`)
     const restarts = Number(await show('NRestarts'))
     await node.succeed(`mkdir -p /run/systemd/system/flanneld.service.d
-      printf '[Service]\\nWatchdogSec=2\\n' > /run/systemd/system/flanneld.service.d/watchdog.conf
+      printf '[Service]\\nWatchdogSec=4\\n' > /run/systemd/system/flanneld.service.d/watchdog.conf
       systemctl daemon-reload; systemctl restart flanneld`)
     const seen = new Set<string>()
-    const alive = async (): Promise<boolean> => seen.add(await show('WatchdogTimestampMonotonic')).size > 3
-    await waitFor(alive, { what: 'three signs of life', interval: 200 })
+    const alive = async (): Promise<boolean> => seen.add(await show('WatchdogTimestampMonotonic')).size > 2
+    await waitFor(alive, { what: 'two signs of life', timeout: 30_000, interval: 200 })
     expect(Number(await show('NRestarts'))).toBe(restarts)
 
     await node.succeed('systemctl kill -s STOP flanneld')
     const restarted = async (): Promise<boolean> =>
-      Number(await show('NRestarts')) === restarts + 1 && (await show('SubState')).trim() === 'running'
-    await waitFor(restarted, { what: 'a new flanneld', timeout: 30_000, interval: 200 })
+      Number(await show('NRestarts')) > restarts && (await show('SubState')).trim() === 'running'
+    await waitFor(restarted, { what: 'a new flanneld', timeout: 60_000, interval: 200 })
     await expectWholeNetwork()
   })
 
