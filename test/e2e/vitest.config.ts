@@ -5,8 +5,6 @@ export default defineConfig({
     include: ['test/e2e/*.e2e.ts'],
     // Each step stands on the one before.
     bail: 1,
-    // They share the root file system, which the first one makes, and two cores.
-    fileParallelism: false,
     // Each boots machines, and two cores are enough for those of one.
     fileParallelism: false,
     testTimeout: 120_000,
