@@ -30,6 +30,7 @@ export function buildBinary(architecture: Architecture, target: string): void {
     output: 'blob',
     disableExperimentalSEAWarning: true,
     // A NODE_OPTIONS that is meant for other programs is none of the daemon's business.
+    execArgv: ['--max-semi-space-size=4'],
     execArgvExtension: 'none',
     assets: Object.fromEntries(assets.map((name) => [name, name])),
   }

@@ -12,7 +12,8 @@ import { formatSubnet } from './ip.ts'
 import type { Logger } from './log.ts'
 import { systemRunner } from './masq/exec.ts'
 import { Firewall } from './masq/firewall.ts'
-import { NativeError } from './native.ts'
+import { Memory } from './memory.ts'
+import { NativeError, trim } from './native.ts'
 import { Rtnl } from './netlink/conn.ts'
 import {
   RTNLGRP_IPV4_IFADDR,
@@ -206,7 +207,9 @@ async function startAndRun({
     })
     seen.network = overlay
     const parts = { options, log, clock, systemd, view, rtnl, registry, config, keeper, firewall, underlay }
-    node = new Node({ ...parts, network: overlay })
+    const memory = new Memory(trim)
+    closing.push(() => memory.close())
+    node = new Node({ ...parts, network: overlay, memory })
     view.phase = 'running'
     const { network: oldNetwork, subnet: oldSubnet } = previous
     await node.run({

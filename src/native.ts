@@ -19,6 +19,7 @@ interface Addon {
   watch(handle: object, callback: () => void): number
   close(handle: object): void
   notify(address: Uint8Array, message: Uint8Array): number
+  trim(): number
   tunnelCreate(): object | number
   tunnelOpenDevice(handle: object, name: string, own: number): string | number
   tunnelBind(handle: object, address: number, port: number): number
@@ -211,6 +212,11 @@ export function notify(address: string, message: string, addon: Addon = loadAddo
 }
 
 let loaded: Addon | undefined
+
+/** Gives back to the kernel what malloc holds free, and the pages of Node's own code that nothing has run lately. */
+export function trim(addon: Addon = loadAddon()): void {
+  addon.trim()
+}
 
 /**
  * Loads the addon at its first use: out of the single executable, from beside the program (`dist/`), or from where `make

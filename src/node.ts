@@ -6,6 +6,7 @@ import { formatSubnet } from './ip.ts'
 import type { Logger } from './log.ts'
 import type { Firewall } from './masq/firewall.ts'
 import type { Addresses } from './masq/rules.ts'
+import type { Memory } from './memory.ts'
 import type { Rtnl } from './netlink/conn.ts'
 import type { Options } from './options.ts'
 import type { NetworkConfig } from './subnet/config.ts'
@@ -32,6 +33,7 @@ export interface NodeParts {
   readonly network: Network
   readonly firewall: Firewall
   readonly underlay: UnderlayWatcher
+  readonly memory: Memory
 }
 
 /** Milliseconds. */
@@ -103,10 +105,11 @@ export class Node {
 
   /** Takes in the first list, then what the watch says. */
   async #follow(signal: AbortSignal, list: LeaseList): Promise<void> {
-    const { registry, clock, log, network } = this.#parts
+    const { registry, clock, log, network, memory } = this.#parts
     this.#table.replace(list.leases, list.bad)
     network.replaceLeases(this.#table.leases())
     network.apply()
+    memory.used(list.leases.length)
     const progress = this.#newProgress(list.index)
     log.info('Running backend.')
     log.info('watching for new subnet leases')

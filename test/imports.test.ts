@@ -18,6 +18,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'log.ts': [],
   'gojson.ts': [],
   'native.ts': [],
+  'memory.ts': [],
   'goflag.ts': [],
   'options.ts': ['goflag', 'commands/names', 'ip', 'log'],
   commands: ['*'],
@@ -32,7 +33,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'health.ts': ['http', 'log'],
   'http.ts': [],
   'control.ts': ['http', 'log'],
-  'status.ts': ['clock', 'durations', 'heartbeat', 'ip', 'log'],
+  'status.ts': ['clock', 'heartbeat', 'ip', 'log'],
   // Sees every part, and hands out plain values.
   'view.ts': ['*'],
   'metrics.ts': ['durations', 'http', 'log', 'status', 'view'],
