@@ -89,7 +89,9 @@ static size_t make_packet(uint8_t *ip, bool tcp, size_t payload, size_t ip_optio
   } else {
     set16(ip + header + 4, (unsigned)(transport + payload));
   }
-  set16(check, (uint16_t)~checksum(NULL, 0, (pseudo(ip, length - header) & 0xffff) + (pseudo(ip, length - header) >> 16)));
+  uint32_t partial = pseudo(ip, length - header);
+  while (partial >> 16) partial = (partial & 0xffff) + (partial >> 16);
+  set16(check, partial);
   return length;
 }
 
