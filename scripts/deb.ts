@@ -26,8 +26,6 @@ import { renderLicences, renderSbom } from './sbom.ts'
  */
 const root = dirname(import.meta.dirname)
 const out = join(root, 'out')
-/** `1.2.0-rc.1` comes before `1.2.0`, which Debian spells with a tilde. */
-const version = packageVersion().replace('-', '~')
 const time = releaseTime()
 
 /** Where each file of `packaging/` goes. */
@@ -41,7 +39,12 @@ const FILES = {
 }
 
 /** Packs the executable `binary` into the package `target`. */
-export function buildPackage(architecture: Architecture, binary: string, target: string): void {
+export function buildPackage(
+  architecture: Architecture,
+  binary: string,
+  target: string,
+  version = packageVersion(),
+): void {
   const tree = `${target}.tree`
   rmSync(tree, { recursive: true, force: true })
   const write = (path: string, content: string | Buffer, mode = 0o644): void => {
@@ -51,6 +54,7 @@ export function buildPackage(architecture: Architecture, binary: string, target:
   }
   const packaging = (name: string): Buffer => readFileSync(join(root, 'packaging', name))
   const parts = partsOf(architecture)
+  const debianVersion = debianVersionOf(version)
 
   mkdirSync(join(tree, 'usr/bin'), { recursive: true })
   copyFileSync(binary, join(tree, 'usr/bin/flanneld'))
@@ -64,7 +68,7 @@ export function buildPackage(architecture: Architecture, binary: string, target:
   write(`${doc}/copyright`, copyright())
   write(`${doc}/THIRD-PARTY-LICENSES.gz`, gzipSync(renderLicences(parts), { level: 9 }))
   write(`${doc}/sbom.cdx.json`, renderSbom({ version, architecture: architecture.name, time, parts }))
-  write(`${doc}/changelog.gz`, gzipSync(changelog(), { level: 9 }))
+  write(`${doc}/changelog.gz`, gzipSync(changelog(debianVersion), { level: 9 }))
   write(`${doc}/NEWS.gz`, gzipSync(readFileSync(join(root, 'CHANGELOG.md')), { level: 9 }))
 
   const files = filesUnder(tree)
@@ -75,7 +79,7 @@ export function buildPackage(architecture: Architecture, binary: string, target:
       .digest('hex')
   write('DEBIAN/md5sums', files.map((file) => `${md5(file)}  ${file}\n`).join(''))
   write('DEBIAN/conffiles', '/etc/default/flanneld\n')
-  write('DEBIAN/control', control(architecture, size))
+  write('DEBIAN/control', control(architecture, debianVersion, size))
   for (const script of ['postinst', 'prerm', 'postrm']) write(`DEBIAN/${script}`, packaging(script), 0o755)
   execFileSync('dpkg-deb', ['--root-owner-group', '-Zxz', '-z2', '--build', tree, target], {
     env: { ...process.env, SOURCE_DATE_EPOCH: String(time) },
@@ -84,7 +88,12 @@ export function buildPackage(architecture: Architecture, binary: string, target:
   rmSync(tree, { recursive: true })
 }
 
-function control({ name }: Architecture, size: number): string {
+/** `1.2.0-rc.1` comes before `1.2.0`, which Debian spells with a tilde. */
+function debianVersionOf(version: string): string {
+  return version.replace('-', '~')
+}
+
+function control({ name }: Architecture, version: string, size: number): string {
   return `Package: flanneld
 Version: ${version}
 Architecture: ${name}
@@ -124,7 +133,7 @@ License: Apache-2.0
 `
 }
 
-function changelog(): string {
+function changelog(version: string): string {
   const date = new Date(time * 1000).toUTCString().replace('GMT', '+0000')
   return `flanneld (${version}) unstable; urgency=medium
 
@@ -143,7 +152,7 @@ function filesUnder(tree: string): string[] {
 
 if (import.meta.main) {
   for (const architecture of architectures.filter(({ name }) => process.argv.includes(name))) {
-    const target = join(out, `flanneld_${version}_${architecture.name}.deb`)
+    const target = join(out, `flanneld_${debianVersionOf(packageVersion())}_${architecture.name}.deb`)
     buildPackage(architecture, join(out, `flanneld-linux-${architecture.name}`), target)
     process.stdout.write(`${target}\n`)
   }
