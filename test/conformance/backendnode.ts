@@ -37,6 +37,8 @@ export interface Row {
   readonly attributes: (peer: RemoteNode) => LeaseAttributes
   /** The kernel lines that one peer calls for. */
   readonly lines: (peer: RemoteNode) => Partial<KernelState>
+  /** The WireGuard peer that stands for it. */
+  readonly peer?: (peer: RemoteNode) => string
   /** The kernel lines that the node itself calls for. */
   readonly own?: Partial<KernelState>
   readonly mtu: number
@@ -50,13 +52,16 @@ export class BackendNode {
   readonly logged: string[] = []
   readonly writes: string[] = []
   backend: Backend | undefined
+  readonly keyFile: string
   #network: Network | undefined
   readonly #requests: NetlinkSocket
   readonly #monitor: Monitor
   readonly #stop = new AbortController()
   #running: Promise<void> | undefined
 
-  constructor(machine: Machine, op: Operator, row: Row) {
+  /** `keyFile` is where the node's WireGuard key is kept, if it has one. */
+  constructor(machine: Machine, op: Operator, row: Row, keyFile: string) {
+    this.keyFile = keyFile
     this.machine = machine
     this.op = op
     this.row = row
@@ -84,7 +89,7 @@ export class BackendNode {
       options: this.row.options ?? {},
       underlay: underlayOf(this.op),
       resyncPeriod: 60_000,
-      env: {},
+      env: { WIREGUARD_KEY_FILE: this.keyFile },
       signal: this.#stop.signal,
       ...changes,
     }
@@ -151,6 +156,8 @@ export class BackendNode {
       ...{ nexthops: all('nexthops'), addresses: all('addresses') },
     }
     expect(sorted(this.machine.state())).toEqual(sorted(wanted))
+    const { peer: line } = this.row
+    if (line !== undefined) expect([...this.machine.peers()].sort()).toEqual(peers.map(line).sort())
   }
 
   async stop(): Promise<void> {

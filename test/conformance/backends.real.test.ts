@@ -1,11 +1,23 @@
 import { describe } from 'vitest'
-import { HOST_GW } from './backends.ts'
-import { backendSuite, hostGwSuite, peerRouteSuite } from './backendsuite.ts'
+import { HOST_GW, IPIP, IPIP_DIRECT, WIREGUARD } from './backends.ts'
+import { backendSuite, hostGwSuite, ipipSuite, peerRouteSuite, wireGuardSuite } from './backendsuite.ts'
+import { kernelHas } from './kinds.ts'
 import { RealMachine } from './machine.ts'
 
-describe('host-gw on the real kernel', () => {
-  const make = () => new RealMachine()
-  describe('as every backend', () => backendSuite(HOST_GW, make))
-  describe('as those with routes to peers', () => peerRouteSuite(HOST_GW, make))
-  describe('by itself', () => hostGwSuite(HOST_GW, make))
+const make = () => new RealMachine()
+
+// `make vm-test` runs those for which this kernel lacks a module.
+describe.each([
+  { name: 'host-gw', row: HOST_GW, there: true },
+  { name: 'ipip', row: IPIP, there: kernelHas('ipip') },
+  { name: 'ipip with DirectRouting', row: IPIP_DIRECT, there: kernelHas('ipip') },
+  { name: 'wireguard', row: WIREGUARD, there: kernelHas('wireguard') },
+])('$name on the real kernel', ({ row, there }) => {
+  describe.runIf(there)('as every backend', () => backendSuite(row, make))
+  const routes = there && row !== WIREGUARD
+  describe.runIf(routes)('as those with routes to peers', () => peerRouteSuite(row, make))
 })
+
+describe('host-gw by itself', () => hostGwSuite(HOST_GW, make))
+describe.runIf(kernelHas('ipip'))('ipip by itself', () => ipipSuite(IPIP, make))
+describe.runIf(kernelHas('wireguard'))('wireguard by itself', () => wireGuardSuite(WIREGUARD, make))

@@ -114,8 +114,9 @@ class IpipModel implements Model {
     if (notification.kind === 'address') {
       const { index, address } = notification.value
       if (typeof address !== 'number') return 'nothing'
-      if (index === underlay.index) this.#options.onUnderlayChange()
-      return index === this.#index ? 'entries' : 'nothing'
+      const under = index === underlay.index
+      if (under) this.#options.onUnderlayChange()
+      return index === this.#index || (under && this.#options.directRouting) ? 'entries' : 'nothing'
     }
     const { value: link, deleted } = notification
     if (link.index === underlay.index || link.name === underlay.name) {

@@ -137,7 +137,7 @@ class VxlanModel implements Model {
       const { index, address } = notification.value
       if (typeof address !== 'number') return 'nothing'
       if (index === parent) this.#onUnderlayChange()
-      return index === device ? 'entries' : 'nothing'
+      return index === device || (index === parent && this.directRouting) ? 'entries' : 'nothing'
     }
     const { value: link, deleted } = notification
     if (link.index === parent || link.name === this.device.parent.name) {

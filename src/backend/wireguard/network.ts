@@ -258,7 +258,7 @@ class WireGuardModel implements Model {
   #asHeld(peer: ConfiguredPeer): HeldPeer {
     const { lastHandshake, allowedIps, ...rest } = peer
     const wanted = this.#peers.table.wanted(peer.publicKey)
-    const proven = this.#clock.wall() / 1000 - lastHandshake < PROVEN
+    const proven = lastHandshake > 0 && this.#clock.wall() / 1000 - lastHandshake < PROVEN
     const endpoint =
       proven && wanted !== undefined && !sameEndpoint(wanted.endpoint, peer.endpoint)
         ? wanted.endpoint
