@@ -1,8 +1,10 @@
 /**
  * `make demo`: three nodes in network namespaces, a real etcd, a pod on each node, and what an operator would look at
- * to see that all is well. Exits with 1 when a check fails. An argument names another flanneld to show instead.
+ * to see that all is well. Exits with 1 when a check fails. An argument names another flanneld to show instead; BACKEND another
+ * backend.
  */
 import { existsSync, readFileSync } from 'node:fs'
+import { chosenBackend } from './netns/backend.ts'
 import { differences } from './netns/checker.ts'
 import { type Daemon, isOurs, Lab, monotonic, OURS, PREFIX, waitFor } from './netns/lab.ts'
 import { startMirror } from './netns/mirror.ts'
@@ -10,7 +12,8 @@ import { lines } from './netns/namespace.ts'
 import type { Pod } from './netns/pod.ts'
 import { run } from './netns/process.ts'
 
-const CONFIG = '{"Network":"172.30.0.0/16","SubnetLen":21,"Backend":{"Type":"vxlan"}}'
+const { config: BACKEND, device: DEVICE } = chosenBackend()
+const CONFIG = JSON.stringify({ Network: '172.30.0.0/16', SubnetLen: 21, Backend: BACKEND })
 const NODES = [1, 2, 3] as const
 
 const colour = process.stdout.isTTY && !process.env.NO_COLOR
@@ -62,11 +65,11 @@ async function show(lab: Lab, binary: string): Promise<void> {
   for (const daemon of daemons) pods.push(await lab.pod(daemon))
 
   title('Leases in etcd')
-  say(dim(`  ${leaseRow('key', 'PublicIP', 'type', 'VtepMAC', 'ttl')}`))
+  say(dim(`  ${leaseRow('key', 'PublicIP', 'type', 'data', 'ttl')}`))
   for (const { key, value, ttl } of await etcd.leases()) {
     const { PublicIP, BackendType, BackendData } = JSON.parse(value ?? '{}')
     say(
-      `  ${leaseRow(key.split('/').at(-1) ?? '', PublicIP, BackendType, BackendData?.VtepMAC, String(ttl))}`,
+      `  ${leaseRow(key.split('/').at(-1) ?? '', PublicIP, BackendType ?? '', Object.values(BackendData ?? {}).join(' '), String(ttl))}`,
     )
   }
 
@@ -77,6 +80,8 @@ async function show(lab: Lab, binary: string): Promise<void> {
   for (const [i, found] of complete.entries()) {
     check(`node ${i + 1} holds exactly what the leases call for`, found.length === 0, found)
   }
+  // What alloc leaves to others, nobody does here.
+  if (BACKEND.Type === 'alloc') return
   await checkPings(daemons, pods)
   await checkSources(lab, pods)
   if (isOurs(binary)) await checkHealing(lab, daemons, pods)
@@ -88,6 +93,7 @@ function leaseRow(key: string, publicIP: string, type: string, mac: string, ttl:
 
 /** Waits until the node's kernel state is right, or a while; resolves to what is still different. */
 async function settle(lab: Lab, daemon: Daemon, i: number): Promise<readonly string[]> {
+  if (BACKEND.Type !== 'vxlan') return reachable(lab, daemon)
   let found: readonly string[] = []
   const look = async (): Promise<boolean> => {
     const leases = await lab.etcd.leases()
@@ -98,19 +104,38 @@ async function settle(lab: Lab, daemon: Daemon, i: number): Promise<readonly str
   return found
 }
 
+/** Waits until all pods answer this node; resolves to those that do not. */
+async function reachable(lab: Lab, daemon: Daemon): Promise<readonly string[]> {
+  if (BACKEND.Type === 'alloc') return []
+  const subnets = (await lab.etcd.leases()).map(({ key }) => key.split('/').at(-1)?.split('-')[0] ?? '')
+  const pods = subnets.map((first) => first.replace(/\d+$/, '2'))
+  let silent: readonly string[] = pods
+  const look = async (): Promise<boolean> => {
+    const answers = await Promise.all(pods.map((pod) => daemon.namespace.ping(pod)))
+    silent = pods.filter((_, i) => !answers[i])
+    return silent.length === 0
+  }
+  await waitFor(look, { what: 'pods', timeout: 5000, interval: 50 }).catch(() => undefined)
+  return silent.map((pod) => `silent: ${pod}`)
+}
+
 async function showNode(daemon: Daemon, i: number): Promise<void> {
   const { namespace, subnetFile, dockerFile } = daemon
   title(`Node ${i}`)
   shell('cat /run/flannel/subnet.env', lines(readFileSync(subnetFile, 'utf8')))
   if (existsSync(dockerFile)) shell('cat /run/flannel/docker', lines(readFileSync(dockerFile, 'utf8')))
   shell('ip route', await namespace.routes())
-  shell('ip neigh show dev flannel.1', await namespace.neighbours('flannel.1'))
-  shell('bridge fdb show dev flannel.1', await namespace.fdb('flannel.1'))
+  if (DEVICE === undefined) return
+  shell(`ip -br address show dev ${DEVICE}`, lines(await namespace.ip(`-br address show dev ${DEVICE}`)))
+  if (BACKEND.Type !== 'vxlan') return
+  shell(`ip neigh show dev ${DEVICE}`, await namespace.neighbours(DEVICE))
+  shell(`bridge fdb show dev ${DEVICE}`, await namespace.fdb(DEVICE))
 }
 
-/** Every flannel.1 and every pod, from every node and from every pod. */
+/** Every tunnel device and every pod, from every node and from every pod. */
 async function checkPings(daemons: readonly Daemon[], pods: readonly Pod[]): Promise<void> {
-  const tunnelEnds = daemons.map((daemon) => daemon.leaseKey().split('-')[0] ?? '')
+  const tunnelEnds =
+    DEVICE === undefined ? [] : daemons.map((daemon) => daemon.leaseKey().split('-')[0] ?? '')
   const targets = [...tunnelEnds, ...pods.map(({ address }) => address)]
   const sources = [
     ...daemons.map(({ namespace }, i) => ({ name: `node ${i + 1}`, namespace })),
@@ -120,7 +145,7 @@ async function checkPings(daemons: readonly Daemon[], pods: readonly Pod[]): Pro
     const answers = await Promise.all(targets.map((target) => namespace.ping(target, 2)))
     const silent = targets.filter((_, i) => !answers[i])
     const all = `${targets.length - silent.length} of ${targets.length}`
-    const what = `${name} pings every flannel.1 and every pod: ${all} answer`
+    const what = `${name} pings ${DEVICE === undefined ? '' : `every ${DEVICE} and `}every pod: ${all} answer`
     check(what, silent.length === 0, [`silent: ${silent.join(' ')}`])
   }
 }
@@ -139,16 +164,23 @@ async function checkSources(lab: Lab, pods: readonly Pod[]): Promise<void> {
   check(`a host outside sees pod 1 as ${byHost}, node 1's address`, byHost === lab.address(1))
 }
 
+function damages(subnet: string): readonly string[] {
+  if (BACKEND.Type === 'host-gw') return [`ip route del ${subnet}`]
+  if (DEVICE === undefined) return []
+  return [
+    `ip route flush dev ${DEVICE}`,
+    ...(BACKEND.Type === 'vxlan' ? [`ip neigh flush dev ${DEVICE} nud permanent`] : []),
+    `ip link del ${DEVICE}`,
+  ]
+}
+
 /** What people do to a node by mistake, and how long the damage lasts. */
 async function checkHealing(lab: Lab, daemons: readonly Daemon[], pods: readonly Pod[]): Promise<void> {
   const [first] = daemons
   const target = pods[1]?.address ?? ''
   if (!first) return
-  for (const damage of [
-    'ip route flush dev flannel.1',
-    'ip neigh flush dev flannel.1 nud permanent',
-    'ip link del flannel.1',
-  ]) {
+  const [, second] = daemons
+  for (const damage of damages(second?.leaseKey().replace('-', '/') ?? '')) {
     await lab.observer.watch(first.namespace.name)
     const begin = monotonic()
     await first.namespace.run(...damage.split(' '))

@@ -35,11 +35,15 @@ export function setting(name: string, fallback: string): readonly number[] {
 }
 
 /** Runs `body` with a lab of its own, with etcd and the config in it, and removes it again. */
-export async function withLab(nodes: number, body: (lab: Lab) => Promise<void>): Promise<void> {
+export async function withLab(
+  nodes: number,
+  body: (lab: Lab) => Promise<void>,
+  config: object = CONFIG,
+): Promise<void> {
   const lab = await Lab.create({ nodes })
   try {
     const etcd = await lab.startEtcd()
-    await etcd.config(CONFIG)
+    await etcd.config(config)
     await body(lab)
   } finally {
     await lab.close()
