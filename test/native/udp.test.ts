@@ -10,7 +10,8 @@ const native = `${import.meta.dirname}/../../native`
 const folder = mkdtempSync(join(tmpdir(), 'flannel-udp-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-describe("the udp backend's C code withstands whatever arrives", () => {
+// Compiling for a sanitizer takes seconds, and minutes where others compile, too.
+describe("the udp backend's C code withstands whatever arrives", { timeout: 300_000 }, () => {
   it.each(['address,undefined', 'thread'])('under -fsanitize=%s', (sanitizer) => {
     const program = join(folder, sanitizer)
     const sources = [`${native}/udp_packet.c`, `${native}/udp_tunnel.c`, `${import.meta.dirname}/udpfuzz.c`]

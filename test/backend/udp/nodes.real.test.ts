@@ -11,7 +11,7 @@ import { lines, type Namespace } from '../../netns/namespace.ts'
 import type { Pod } from '../../netns/pod.ts'
 import { stop } from '../../netns/process.ts'
 
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 60_000 })
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
 
 const CONFIG = '{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"udp"}}'
 const MB = 1_000_000
