@@ -671,5 +671,5 @@ it('answers to a request that the kernel does not understand in the kernel\u2019
 })
 
 it('says that a group of notifications does not exist', () => {
-  expect(() => openRtnetlinkMonitor([99_999])).toThrow(new NetlinkError('join rtnetlink group 99999', 22))
+  expect(() => openRtnetlinkMonitor([99_999])).toThrow(new NetlinkError('join netlink group 99999', 22))
 })
