@@ -12,17 +12,25 @@ import { commit, packageVersion } from './release.ts'
 const root = dirname(import.meta.dirname)
 const dist = join(root, 'dist')
 
-/** src/tools.ts is a bundle of its own, loaded when it is needed: few daemons need it, and every start reads its bundle. */
+/** Bundles of their own, loaded when they are needed: few daemons need them, and every start reads the main one. */
+const APART = ['tools', 'jsonlog']
+
 const apart: Plugin = {
   name: 'apart',
   setup({ onResolve }) {
-    onResolve({ filter: /^\.\/tools\.ts$/ }, () => ({ path: './tools.cjs', external: true }))
+    onResolve({ filter: /^\.\/(tools|jsonlog)\.ts$/ }, ({ path }) => ({
+      path: path.replace(/ts$/, 'cjs'),
+      external: true,
+    }))
   },
 }
 
 rmSync(dist, { recursive: true, force: true })
 mkdirSync(dist)
-const metafiles = [await bundle('src/main.ts', 'flanneld.cjs'), await bundle('src/tools.ts', 'tools.cjs')]
+const metafiles = [
+  await bundle('src/main.ts', 'flanneld.cjs'),
+  ...(await Promise.all(APART.map((name) => bundle(`src/${name}.ts`, `${name}.cjs`)))),
+]
 mkdirSync(join(root, 'build'), { recursive: true })
 const outputs = Object.assign({}, ...metafiles.map((each) => each.outputs))
 writeFileSync(join(root, 'build/bundle.json'), JSON.stringify({ outputs }))
@@ -43,6 +51,8 @@ async function bundle(source: string, name: string): Promise<Metafile> {
     target: 'node22',
     format: 'cjs',
     minifySyntax: true,
+    // Names stay, for a stack trace that somebody has to read.
+    minifyWhitespace: true,
     legalComments: 'none',
     charset: 'ascii',
     // A script has no way to import; what is imported late becomes a require.

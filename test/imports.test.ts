@@ -15,7 +15,8 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'underlay.ts': ['backend/backend', 'iface', 'netlink', 'subnet/validate', 'ip', 'log'],
   'ip.ts': [],
   'clock.ts': [],
-  'log.ts': [],
+  'log.ts': ['jsonlog'],
+  'jsonlog.ts': [],
   'gojson.ts': [],
   'native.ts': [],
   'memory.ts': [],
@@ -32,7 +33,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'systemd.ts': ['native', 'clock', 'log'],
   'health.ts': ['http', 'log'],
   'http.ts': [],
-  'control.ts': ['http', 'log'],
+  'control.ts': ['http', 'log', 'subnetfile'],
   'status.ts': ['clock', 'heartbeat', 'ip', 'log'],
   // Sees every part, and hands out plain values.
   'view.ts': ['*'],
