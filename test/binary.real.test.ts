@@ -37,7 +37,10 @@ describe('the single executable', () => {
       const [bundle, cachedData] = [readFileSync('dist/flanneld.cjs', 'latin1'), readFileSync('dist/flanneld.cache')]
       const { cachedDataRejected } = new (require('node:vm').Script)(bundle, { cachedData })
       process.stdout.write(String(cachedDataRejected))`
-    const { stdout } = spawnSync(process.execPath, ['-e', script], { cwd: REPOSITORY, encoding: 'utf8' })
+    // With the flags that both forms are started with, since V8 compares flags.
+    const flags = readFileSync(join(REPOSITORY, 'bin/flanneld'), 'utf8').match(/ --[a-z-]+=\d+/g) ?? []
+    const args = [...flags.map((flag) => flag.trim()), '-e', script]
+    const { stdout } = spawnSync(process.execPath, args, { cwd: REPOSITORY, encoding: 'utf8' })
     expect(stdout).toBe('false')
   })
 
