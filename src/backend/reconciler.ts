@@ -388,10 +388,8 @@ export class Reconciler {
     if (recreated !== undefined) {
       log.warn(`"${name}" already exists with incompatable configuration: ${recreated}; recreating device`)
     }
-    for (const change of changes) {
-      if (this.#started) log.warn(`${name}: ${change}`, this.#who('device'))
-      else log.info(`${name}: ${change}`)
-    }
+    if (this.#started && changes.length > 0) log.warn(`${name}: ${changes.join(', ')}`, this.#who('device'))
+    else for (const change of changes) log.info(`${name}: ${change}`)
     if (this.#started && changes.length > 0) {
       this.#repairs.device[this.#causeOf('device')]++
       if (this.#slowDown('device')) {
@@ -401,6 +399,8 @@ export class Reconciler {
     if (moved || changes.length > 0) {
       this.#tablesInDoubt = true
       this.#lostWithDevice = this.#started
+      // Entries that the kernel dropped by itself, as it does with all neighbours of a device whose MAC changes.
+      for (const [id, by] of this.#disturbed) if (by === 0) this.#disturbed.delete(id)
     }
     this.#disturbed.delete('device')
     // What our own changes made the kernel say is read here, before the device counts as certain.
