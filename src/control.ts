@@ -9,11 +9,12 @@
  *
  * A daemon works the same without it: what keeps the socket from being opened is logged once.
  */
-import { lstatSync, mkdirSync, unlinkSync } from 'node:fs'
+import { lstatSync, unlinkSync } from 'node:fs'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { dirname } from 'node:path'
 import { dispatch, queryNumber, type Routes, sendJson, sendLines, sendText } from './http.ts'
 import { isLevel, LEVELS, type Level, type Logger } from './log.ts'
+import { makeFolder } from './subnetfile.ts'
 
 /** What is looked into, and what may be set: `View` is the real one. */
 export interface Controlled {
@@ -129,7 +130,7 @@ async function holderOf(path: string, get: typeof import('node:http').get): Prom
 }
 
 function listen(server: Server, path: string): Promise<void> {
-  mkdirSync(dirname(path), { recursive: true })
+  makeFolder(dirname(path))
   return new Promise((resolve, reject) => {
     server.once('error', reject)
     // The file is made within the call, so there is no moment at which others may connect.

@@ -13,9 +13,13 @@ import type { View } from './view.ts'
 /** Milliseconds between looks at the event loop's delay; prom-client's own 10 would wake the process for nothing. */
 const LOOP_DELAY_RESOLUTION = 100
 
+/** Gauges of prom-client's that are named like counters; the same is there by type, under a right name. */
+const MISNAMED = ['handles', 'requests', 'resources'].map((what) => `nodejs_active_${what}_total`)
+
 export function metricsRoutes(view: View): Routes {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: LOOP_DELAY_RESOLUTION })
+  for (const name of MISNAMED) registry.removeSingleMetric(name)
   const metrics = new Metrics(registry, view)
   return {
     '/metrics': async (_, response) => {

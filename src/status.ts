@@ -6,7 +6,6 @@
  * Times are ISO 8601, durations have their unit in their name, addresses are text; what is not known (yet) is null.
  */
 import type { Clock } from './clock.ts'
-import type { Durations } from './durations.ts'
 import { type Pulse, stuck } from './heartbeat.ts'
 import { formatIpv4, formatSubnet, type Ipv4, type MacAddress, type Subnet } from './ip.ts'
 import type { Level } from './log.ts'
@@ -250,14 +249,11 @@ export interface NetworkSource {
   readonly history?: {
     readonly lastApply: Round | undefined
     readonly lastCompare: Round | undefined
-    readonly applies: Durations
-    readonly compares: Durations
     readonly repairs: Readonly<Record<string, Readonly<Record<string, number>>>>
     readonly refusals: Iterable<string>
     readonly skipped: Iterable<string>
     readonly trouble: string | undefined
   }
-  peers?(): Iterable<PeerSource>
 }
 
 export interface PeerSource {

@@ -61,8 +61,8 @@ export function writeFileAtomically(path: string, text: string): void {
   }
 }
 
-/** Node's own `recursive` spins for ever where mkdir(2) answers ENOENT below a folder that exists, as /proc does. */
-function makeFolder(path: string): void {
+/** With its parents. Node's own `recursive` spins for ever where mkdir(2) answers ENOENT below a folder that exists, as /proc does. */
+export function makeFolder(path: string): void {
   if (existsSync(path)) return
   makeFolder(dirname(path))
   try {

@@ -12,6 +12,7 @@ import {
   type Health,
   healthOf,
   isSound,
+  type NetworkSource,
   type PeerLine,
   type PeerSource,
   type Phase,
@@ -167,7 +168,12 @@ export class View {
       pulses: this.pulses,
       filesWritten: this.#ready.signal.aborted,
       underlay: underlay?.current,
-      overlay: network,
+      overlay: network && snapshot(network),
     }
   }
+}
+
+/** Each getter is asked once: those that count walk over all peers. */
+function snapshot({ name, mtu, status, details, history }: Network): NetworkSource {
+  return { name, mtu, status, ...(details && { details }), ...(history && { history }) }
 }

@@ -110,7 +110,7 @@ complete -F _flanneld flanneld
 }
 
 function zsh({ flags, commands }: Words): string {
-  const quote = (text: string): string => text.replaceAll("'", "'\\''").replace(/[[\]:\\]/g, '\\$&')
+  const quote = (text: string): string => text.replace(/[[\]:\\]/g, '\\$&').replaceAll("'", "'\\''")
   const action = (takes: Completed['takes']): string => {
     if (takes === 'nothing') return ''
     if (takes === 'file') return ':file:_files'

@@ -106,7 +106,7 @@ export function renderScreen({ status, peers, colour }: Screen): string {
 
 const SHORT: Readonly<Record<string, string>> = { ok: 'ok', missing: 'MISS', differs: 'DIFF' }
 
-/** `ok`, MISS for missing, DIFF for something else in its place; `-` where a peer needs none. */
+/** `ok`, MISS for missing, DIFF for something else in its place; `-` where a peer needs none. AGE is since its last change. */
 function peerTable(
   peers: readonly PeerLine[],
   status: Status,
@@ -118,7 +118,7 @@ function peerTable(
   const now = Date.parse(status.daemon.startedAt) + status.daemon.uptimeSeconds * 1000
   const rows = peers.map(({ subnet, publicIP, mac, route, entries, changedAt }) => {
     const states = ['neighbour', 'fdb', 'route'].map((table) => SHORT[entries[table] ?? ''] ?? '-')
-    const changed = changedAt === null ? '' : span((now - Date.parse(changedAt)) / 1000)
+    const changed = changedAt === null ? '' : span((now - Date.parse(changedAt)) / 1000, 1)
     const text = line([subnet, publicIP, mac ?? '-', route, ...states, changed])
     return route !== 'none' && Object.values(entries).every((state) => state === 'ok')
       ? text
@@ -127,7 +127,7 @@ function peerTable(
   const total = status.kernel?.peers ?? peers.length
   const rest = total - peers.length
   return [
-    paint('bold', line(['SUBNET', 'PUBLIC IP', 'VTEP MAC', 'ROUTE', 'ARP', 'FDB', 'RT', 'CHANGED'])),
+    paint('bold', line(['SUBNET', 'PUBLIC IP', 'VTEP MAC', 'ROUTE', 'ARP', 'FDB', 'RT', 'AGE'])),
     ...rows,
     ...(rest > 0 ? [paint('dim', `and ${rest} more peers; those with something amiss come first`)] : []),
   ]
@@ -138,8 +138,8 @@ function round(of: RoundStatus | null, what: string): string {
   return `${span(of.secondsAgo)} ago, took ${of.tookMs.toFixed(1)} ms, ${of.entries} ${what}`
 }
 
-/** `3d 4h`, `23h 59m`, `5m 12s`, `7s`; the two largest units. */
-export function span(seconds: number): string {
+/** `3d4h`, `23h59m`, `5m12s`, `7s`: the two largest units, or as many as are asked for. */
+export function span(seconds: number, most = 2): string {
   const whole = Math.max(0, Math.round(seconds))
   const units: [string, number][] = [
     ['d', Math.floor(whole / 86_400)],
@@ -150,7 +150,7 @@ export function span(seconds: number): string {
   const first = units.findIndex(([, count]) => count > 0)
   if (first < 0) return '0s'
   return units
-    .slice(first, first + 2)
+    .slice(first, first + most)
     .filter(([, count]) => count > 0)
     .map(([unit, count]) => `${count}${unit}`)
     .join('')

@@ -35,8 +35,19 @@ it.each([
 it('knows the secrets of a process', () => {
   expect(
     secretsOf(
-      ['flanneld', '-etcd-password', 'one secret', '--etcd-password=two', '-etcd-endpoints=http://u:three@a:1,http://b:2'],
-      ['FLANNELD_ETCD_PASSWORD=four', 'PATH=/bin', 'FLANNELD_ETCD_ENDPOINTS=https://v:five@c:3', 'FLANNELD_ETCD_PASSWORD=x'],
+      [
+        'flanneld',
+        '-etcd-password',
+        'one secret',
+        '--etcd-password=two',
+        '-etcd-endpoints=http://u:three@a:1,http://b:2',
+      ],
+      [
+        'FLANNELD_ETCD_PASSWORD=four',
+        'PATH=/bin',
+        'FLANNELD_ETCD_ENDPOINTS=https://v:five@c:3',
+        'FLANNELD_ETCD_PASSWORD=x',
+      ],
     ).sort(),
   ).toEqual(['five', 'four', 'one secret', 'three', 'two'])
 })

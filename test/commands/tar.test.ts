@@ -8,7 +8,12 @@ import { tarGz } from '../../src/commands/tar.ts'
 test('tar takes out what was put in, byte for byte', () => {
   const dir = mkdtempSync(join(tmpdir(), 'flannel-tar-'))
   onTestFinished(() => rmSync(dir, { recursive: true }))
-  const files = { 'a/empty': '', 'a/block': 'x'.repeat(512), 'a/b/more': 'y'.repeat(513), ['n'.repeat(100)]: 'z' }
+  const files = {
+    'a/empty': '',
+    'a/block': 'x'.repeat(512),
+    'a/b/more': 'y'.repeat(513),
+    ['n'.repeat(100)]: 'z',
+  }
   const entries = Object.entries(files).map(([name, text]) => ({ name, content: Buffer.from(text) }))
   writeFileSync(join(dir, 'x.tar.gz'), tarGz(entries, 1_700_000_000))
   execFileSync('tar', ['-xzf', 'x.tar.gz'], { cwd: dir })
