@@ -132,6 +132,7 @@ function boot(command: readonly string[]): Promise<number> {
       'export PATH=' +
         `${join(root, 'node_modules/.bin')}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
       'export HOME=/root CI=1 NO_COLOR=1 VM=1',
+      ...(process.env.FLANNEL_PEER ? [`export FLANNEL_PEER='${process.env.FLANNEL_PEER}'`] : []),
       'ip link set lo up',
       `cd ${root}`,
       quoted,

@@ -155,7 +155,10 @@ export class BackendNode {
       ...{ routes: all('routes'), neighbours: all('neighbours'), fdb: all('fdb') },
       ...{ nexthops: all('nexthops'), addresses: all('addresses') },
     }
-    expect(sorted(this.machine.state())).toEqual(sorted(wanted))
+    const state = this.machine.state()
+    // WireGuard's packets make the kernel look for neighbours on eth0, in vain.
+    const neighbours = state.neighbours.filter((line) => !/ (INCOMPLETE|FAILED)$/.test(line))
+    expect(sorted({ ...state, neighbours })).toEqual(sorted(wanted))
     const { peer: line } = this.row
     if (line !== undefined) expect([...this.machine.peers()].sort()).toEqual(peers.map(line).sort())
   }

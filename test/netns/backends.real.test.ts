@@ -6,6 +6,7 @@
 import { chmodSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { kernelHas } from '../conformance/kinds.ts'
 import { type Daemon, Lab, OURS, startPinger, waitFor } from './lab.ts'
 import { startMirror } from './mirror.ts'
 import { lines } from './namespace.ts'
@@ -212,6 +213,18 @@ describe('a backend that cannot be', () => {
     expect(errors[0]).toMatch(/Error fetching backend: /)
     expect(errors[0]).toMatch(words)
     expect(await lab.etcd.leases()).toEqual([])
+  })
+})
+
+describe.each(['ipip', 'wireguard'])('%s on a kernel without it', (kind) => {
+  test.skipIf(kernelHas(kind))('ends the start with one line that names the module', async () => {
+    await lab.etcd.config(config({ Type: kind }))
+    const daemon = await lab.daemon(1)
+    expect(await daemon.exited()).toEqual({ code: 1, signal: null })
+    const errors = lines(daemon.log()).filter((line) => line.includes(' error '))
+    expect(errors).toEqual([
+      expect.stringMatching(`Error registering network: this kernel has no .*modprobe ${kind}`),
+    ])
   })
 })
 
