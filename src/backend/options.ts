@@ -1,5 +1,7 @@
 import { BackendError } from './backend.ts'
 
+const MIN_MTU = 576
+
 /**
  * The `Backend` object of the network config, whose names Go matches without regard to case; null counts as absent. Every
  * method throws a BackendError that names the option, what it must be and what it is.
@@ -20,6 +22,13 @@ export class BackendOptions {
     if (value === undefined) return undefined
     if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= max) return value
     throw this.wrong(name, `must be a whole number from 0 to ${max}, not ${JSON.stringify(value)}`)
+  }
+
+  /** `MTU`: bytes that a packet between nodes may have, 576 (RFC 791) or more; undefined for the interface's own. */
+  mtu(): number | undefined {
+    const mtu = this.integer('MTU', 65_535) || undefined
+    if (mtu === undefined || mtu >= MIN_MTU) return mtu
+    throw this.wrong('MTU', `must be 0, for the interface's own, or from ${MIN_MTU} to 65535, not ${mtu}`)
   }
 
   /** False when it is absent. */

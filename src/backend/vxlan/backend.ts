@@ -9,7 +9,7 @@ import { vtepMac } from './vtep.ts'
 /** Throws a BackendError for options that are no good, a DeviceError when the device's name is somebody else's. */
 export function openBackend(context: BackendContext): Backend {
   const { rtnl, log, underlay } = context
-  const { vni, port, gbp, directRouting } = parseVxlanConfig(context.options)
+  const { vni, port, gbp, directRouting, mtu } = parseVxlanConfig(context.options)
   log.info(`VXLAN config: VNI=${vni} Port=${port} GBP=${gbp} DirectRouting=${directRouting}`)
   const name = `flannel.${vni}`
   // What an earlier run left is kept, so that peers need learn nothing.
@@ -26,6 +26,7 @@ export function openBackend(context: BackendContext): Backend {
         ...context,
         ...hooks,
         directRouting,
+        maxMtu: mtu,
         device: { name, vni, port, gbp, mac: leasedMac(lease) ?? randomMac(), address: lease.subnet.address },
       })
       network.start()

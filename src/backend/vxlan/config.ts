@@ -1,4 +1,4 @@
-import { BackendError } from '../backend.ts'
+import { BackendOptions } from '../options.ts'
 import { DEFAULT_PORT } from './device.ts'
 
 /** The `Backend` object of the network config, for Type vxlan. */
@@ -11,39 +11,20 @@ export interface VxlanConfig {
   readonly gbp: boolean
   /** Plain routes, without the tunnel, to peers on the same link. */
   readonly directRouting: boolean
+  /** Bytes that a packet between nodes may have, if less than the interface's MTU; newer flannel has it. */
+  readonly mtu: number | undefined
 }
 
 const MAX_VNI = 9_999_999
 
-/** Reads the options, whose names Go matches without regard to case. Throws a BackendError. */
-export function parseVxlanConfig(backend: Readonly<Record<string, unknown>>): VxlanConfig {
-  const field = (name: string): unknown => {
-    let found: unknown
-    for (const [key, value] of Object.entries(backend))
-      if (key.toLowerCase() === name.toLowerCase()) found = value
-    return found ?? undefined
-  }
-  const integer = (name: string, max: number): number | undefined => {
-    const value = field(name)
-    if (value === undefined) return undefined
-    if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= max) return value
-    throw wrong(name, value, `a whole number from 0 to ${max}`)
-  }
-  const boolean = (name: string): boolean => {
-    const value = field(name) ?? false
-    if (typeof value === 'boolean') return value
-    throw wrong(name, value, 'true or false')
-  }
+/** Throws a BackendError. */
+export function parseVxlanConfig(options: Readonly<Record<string, unknown>>): VxlanConfig {
+  const read = new BackendOptions('VXLAN', options)
   return {
-    vni: integer('VNI', MAX_VNI) ?? 1,
-    port: integer('Port', 65_535) || DEFAULT_PORT,
-    gbp: boolean('GBP'),
-    directRouting: boolean('DirectRouting'),
+    vni: read.integer('VNI', MAX_VNI) ?? 1,
+    port: read.integer('Port', 65_535) || DEFAULT_PORT,
+    gbp: read.boolean('GBP'),
+    directRouting: read.boolean('DirectRouting'),
+    mtu: read.mtu(),
   }
-}
-
-function wrong(name: string, value: unknown, expected: string): BackendError {
-  return new BackendError(
-    `Error registering network: error decoding VXLAN backend config: ${name} must be ${expected}, not ${JSON.stringify(value)}`,
-  )
 }

@@ -27,6 +27,8 @@ export interface VxlanNetworkOptions extends ReconcilerOptions {
   readonly underlay: Underlay
   /** What does not depend on the underlay. */
   readonly device: Omit<DeviceSpec, 'parent' | 'local' | 'mtu'>
+  /** Bytes that a packet between nodes may have, if less than the interface's MTU. */
+  readonly maxMtu?: number | undefined
   /** Called when the underlay may have changed: the parent interface went, came, or has another address or MTU. */
   readonly onUnderlayChange: () => void
 }
@@ -46,7 +48,7 @@ export class VxlanNetwork extends Reconciler implements Network {
 
   /** Takes effect with the next apply. */
   setUnderlay(underlay: Underlay): void {
-    this.#model.device = { ...this.#model.device, ...onUnderlay(underlay) }
+    this.#model.setUnderlay(underlay)
     this.deviceChanged()
   }
 
@@ -61,15 +63,12 @@ export class VxlanNetwork extends Reconciler implements Network {
   }
 }
 
-function onUnderlay({ index, name, address, mtu }: Underlay): Pick<DeviceSpec, 'parent' | 'local' | 'mtu'> {
-  return { parent: { index, name }, local: address, mtu: mtu - OVERHEAD }
-}
-
 class VxlanModel implements Model {
   device: DeviceSpec
   readonly #rtnl: Rtnl
   readonly directRouting: boolean
   readonly #onUnderlayChange: () => void
+  readonly #maxMtu: number
   readonly #tables = new Tables()
   readonly #routes: PeerRoutes
   readonly #peers: Peers
@@ -77,7 +76,8 @@ class VxlanModel implements Model {
 
   constructor(options: VxlanNetworkOptions) {
     const { rtnl, log, network, subnetLen, directRouting, underlay } = options
-    this.device = { ...options.device, ...onUnderlay(underlay) }
+    this.#maxMtu = options.maxMtu ?? Number.POSITIVE_INFINITY
+    this.device = { ...options.device, ...this.#onUnderlay(underlay) }
     this.#rtnl = rtnl
     this.directRouting = directRouting
     this.#onUnderlayChange = options.onUnderlayChange
@@ -101,6 +101,14 @@ class VxlanModel implements Model {
       },
       this.#links,
     )
+  }
+
+  setUnderlay(underlay: Underlay): void {
+    this.device = { ...this.device, ...this.#onUnderlay(underlay) }
+  }
+
+  #onUnderlay({ index, name, address, mtu }: Underlay): Pick<DeviceSpec, 'parent' | 'local' | 'mtu'> {
+    return { parent: { index, name }, local: address, mtu: Math.min(mtu, this.#maxMtu) - OVERHEAD }
   }
 
   get name(): string {

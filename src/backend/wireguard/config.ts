@@ -35,6 +35,6 @@ export function parseWireGuardConfig(options: Readonly<Record<string, unknown>>)
     listenPort: read.integer('ListenPort', 65_535) || DEFAULT_PORT,
     presharedKey: psk,
     keepalive: read.integer('PersistentKeepaliveInterval', 65_535) ?? 0,
-    mtu: read.integer('MTU', 65_535) || undefined,
+    mtu: read.mtu(),
   }
 }

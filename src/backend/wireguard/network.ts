@@ -105,7 +105,7 @@ class WireGuardModel implements Model {
   }
 
   get mtu(): number {
-    return (this.#options.config.mtu ?? this.underlay.mtu) - OVERHEAD
+    return Math.min(this.#options.config.mtu ?? this.underlay.mtu, this.underlay.mtu) - OVERHEAD
   }
 
   get details() {

@@ -31,7 +31,12 @@ afterEach(async () => {
 })
 
 const path = (name: string) => join(dir, name)
-const told = () => (existsSync(path('told')) ? readFileSync(path('told'), 'utf8').trim().split('\n') : [])
+const told = () =>
+  existsSync(path('told'))
+    ? readFileSync(path('told'), 'utf8')
+        .split('\n')
+        .filter((line) => line !== '')
+    : []
 /** Writes down what a command sees. */
 const tell = (what: string) =>
   `read -r data; echo "${what} $SUBNET $PUBLIC_IP \${NETWORK-} $data" >> ${path('told')}`

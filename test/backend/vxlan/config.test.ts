@@ -21,7 +21,8 @@ describe('the vxlan options', () => {
       config: { vni: 7, port: 4789, gbp: false, directRouting: true },
     },
     { backend: { VNI: 5, vni: 6 }, config: { ...DEFAULTS, vni: 6 } },
-    { backend: { MTU: 1300, Unknown: {} }, config: DEFAULTS },
+    { backend: { MTU: 0, Unknown: {} }, config: DEFAULTS },
+    { backend: { mtu: 1300 }, config: { ...DEFAULTS, mtu: 1300 } },
   ])('$backend', ({ backend, config }) => {
     expect(parseVxlanConfig(backend)).toEqual(config)
   })
@@ -33,6 +34,7 @@ describe('the vxlan options', () => {
     { backend: { VNI: 1.5 }, field: 'VNI must be a whole number from 0 to 9999999, not 1.5' },
     { backend: { Port: 70_000 }, field: 'Port must be a whole number from 0 to 65535, not 70000' },
     { backend: { Port: -1 }, field: 'Port must be a whole number from 0 to 65535, not -1' },
+    { backend: { MTU: 575 }, field: "MTU must be 0, for the interface's own, or from 576 to 65535, not 575" },
     { backend: { GBP: 1 }, field: 'GBP must be true or false, not 1' },
     { backend: { DirectRouting: 'yes' }, field: 'DirectRouting must be true or false, not "yes"' },
     { backend: { DirectRouting: {} }, field: 'DirectRouting must be true or false, not {}' },
