@@ -11,6 +11,7 @@ import type { Lease } from '../../../src/subnet/lease.ts'
 import { subnet } from '../../conformance/node.ts'
 import { ip } from '../../conformance/operator.ts'
 import { FakeKernel } from '../../fakes/kernel.ts'
+import { lines } from '../../netns/namespace.ts'
 import { waitFor } from '../../netns/wait.ts'
 
 let dir: string
@@ -31,12 +32,8 @@ afterEach(async () => {
 })
 
 const path = (name: string) => join(dir, name)
-const told = () =>
-  existsSync(path('told'))
-    ? readFileSync(path('told'), 'utf8')
-        .split('\n')
-        .filter((line) => line !== '')
-    : []
+const told = (): readonly string[] =>
+  existsSync(path('told')) ? lines(readFileSync(path('told'), 'utf8')) : []
 /** Writes down what a command sees. */
 const tell = (what: string) =>
   `read -r data; echo "${what} $SUBNET $PUBLIC_IP \${NETWORK-} $data" >> ${path('told')}`
