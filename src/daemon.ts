@@ -35,6 +35,7 @@ import type { Tracing } from './netlink/trace.ts'
 import { Node } from './node.ts'
 import type { Options } from './options.ts'
 import { acquireLease, waitForConfig } from './subnet/acquire.ts'
+import { ConfigWatch } from './subnet/configwatch.ts'
 import { EtcdClient } from './subnet/etcd/client.ts'
 import { EndpointError, parseEndpoints } from './subnet/etcd/endpoints.ts'
 import { EtcdRegistry } from './subnet/etcd/registry.ts'
@@ -128,7 +129,7 @@ async function startAndRun({
     }
     view.phase = 'waiting for config'
     systemd.status('waiting for the network config from etcd')
-    const config = await waitForConfig({ registry, signal, clock, log })
+    const { config, source } = await waitForConfig({ registry, signal, clock, log })
     seen.config = config
     const { network, subnetLen } = config
     const backend = await openBackend(config.backendType, {
@@ -152,7 +153,7 @@ async function startAndRun({
     view.phase = 'acquiring a lease'
     systemd.status('acquiring a subnet lease')
     let before: string | undefined
-    const { lease, list } = await acquireLease({
+    const { lease, list, takenOver } = await acquireLease({
       registry,
       config,
       publicIP: current.publicIP,
@@ -170,12 +171,14 @@ async function startAndRun({
       registry,
       network,
       lease,
+      takenOver,
       marginMinutes: options.renewMarginMinutes,
       clock: heart('lease keeper', KEEPER_ROUND),
       log,
     })
 
     seen.keeper = keeper
+    const configWatch = new ConfigWatch({ registry, config, source, subnet: lease.subnet, clock, log })
     view.phase = 'making the device'
 
     let overlay: Network | undefined
@@ -209,7 +212,7 @@ async function startAndRun({
     const parts = { options, log, clock, systemd, view, rtnl, registry, config, keeper, firewall, underlay }
     const memory = new Memory(trim)
     closing.push(() => memory.close())
-    node = new Node({ ...parts, network: overlay, memory })
+    node = new Node({ ...parts, configWatch, network: overlay, memory })
     view.phase = 'running'
     const { network: oldNetwork, subnet: oldSubnet } = previous
     await node.run({

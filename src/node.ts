@@ -10,6 +10,7 @@ import type { Memory } from './memory.ts'
 import type { Rtnl } from './netlink/conn.ts'
 import type { Options } from './options.ts'
 import type { NetworkConfig } from './subnet/config.ts'
+import type { ConfigWatch } from './subnet/configwatch.ts'
 import type { LeaseKeeper } from './subnet/keeper.ts'
 import type { LeaseList, Registry } from './subnet/registry.ts'
 import { type LeaseChanges, LeaseTable } from './subnet/table.ts'
@@ -29,6 +30,7 @@ export interface NodeParts {
   readonly rtnl: Rtnl
   readonly registry: Registry
   readonly config: NetworkConfig
+  readonly configWatch: ConfigWatch
   readonly keeper: LeaseKeeper
   readonly network: Network
   readonly firewall: Firewall
@@ -49,8 +51,8 @@ export class Node {
 
   constructor(parts: NodeParts) {
     this.#parts = parts
-    const { config, log } = parts
-    this.#table = new LeaseTable({ rules: this.#rules(), subnetLen: config.subnetLen, log })
+    const { config, clock, log } = parts
+    this.#table = new LeaseTable({ rules: this.#rules(), subnetLen: config.subnetLen, clock, log })
     parts.view.parts.table = this.#table
   }
 
@@ -63,7 +65,7 @@ export class Node {
     readonly previous: Addresses | undefined
     readonly signal: AbortSignal
   }): Promise<void> {
-    const { keeper, network, firewall, systemd, view, clock, options, config } = this.#parts
+    const { keeper, configWatch, network, firewall, systemd, view, clock, options, config } = this.#parts
     const failed = new AbortController()
     const signal = AbortSignal.any([start.signal, failed.signal])
     const policy = {
@@ -76,6 +78,7 @@ export class Node {
     const walled = clock.sleep(0, signal).then(() => firewall.start(policy, start.previous, signal))
     const tasks = [
       keeper.run(signal),
+      configWatch.run(signal),
       this.#follow(signal, start.list),
       this.#getReady(signal),
       network.run(signal),
@@ -117,7 +120,7 @@ export class Node {
       this.#parts.keeper.observe(result)
       this.#pass(
         result.kind === 'snapshot'
-          ? this.#table.replace(result.leases, result.bad)
+          ? this.#table.replace(result.leases, result.bad, result.replaced)
           : this.#table.update(result.events),
       )
     }
@@ -205,11 +208,12 @@ export class Node {
 
   /** The line that `systemctl status` shows, when it says something new. */
   async #tellStatus(signal: AbortSignal): Promise<void> {
-    const { systemd, view, keeper, network, firewall } = this.#parts
+    const { systemd, view, keeper, configWatch, network, firewall } = this.#parts
     const clock = new Heartbeat('status line', this.#parts.clock, STATUS_PERIOD)
     view.pulses.push(clock)
     let told = ''
     while (!signal.aborted) {
+      this.#pass(this.#table.dropOrphans())
       const { peers, tables } = network.status
       const failed = Object.values(tables).reduce((sum, table) => sum + table.failed, 0)
       const bad = this.#table.badCount
@@ -217,6 +221,9 @@ export class Node {
         `${formatSubnet(keeper.lease.subnet)} on ${network.name}, ${peers} peers`,
         failed > 0 ? `${failed} kernel entries refused` : '',
         bad > 0 ? `${bad} bad leases skipped` : '',
+        this.#table.orphanCount > 0 ? `${this.#table.orphanCount} peers of a lost store kept` : '',
+        configWatch.unsound ? 'the network config in etcd is unusable' : '',
+        configWatch.pending.length > 0 ? `restart for ${configWatch.pending.join(', ')}` : '',
         firewall.lastError === undefined ? '' : 'firewall rules failing',
       ]
         .filter((part) => part !== '')

@@ -7,7 +7,8 @@ import { EcodeKeyNotFound, EcodeNodeExist, EcodeTestFailed, isEtcdCode } from '.
 import type { Lease, LeaseAttributes } from './lease.ts'
 import { claimedSubnet } from './leasecodec.ts'
 import { Outage, reasonOf } from './outage.ts'
-import { LEASE_TTL_SECONDS, type LeaseList, type Registry } from './registry.ts'
+import { type ConfigText, LEASE_TTL_SECONDS, type LeaseList, type Registry } from './registry.ts'
+import { sameAttributes } from './table.ts'
 import { type InterfaceAddress, underlayObjection } from './validate.ts'
 
 export interface AcquireOptions {
@@ -30,6 +31,8 @@ export interface AcquiredLease {
   readonly lease: Lease
   /** The list the choice was made from: what a watch may go on from. */
   readonly list: LeaseList
+  /** It was there under this node's public IP, and neither the subnet file nor the device tells that it was ours. */
+  readonly takenOver: boolean
 }
 
 const WRITE_CONFIG =
@@ -40,18 +43,25 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 1_000
 const FULL_PAUSE_MS = 10_000
 
+export interface FoundConfig {
+  readonly config: NetworkConfig
+  /** What it was read from. */
+  readonly source: ConfigText
+}
+
 /** Reads the network config, asking once a second until there is a valid one. Rejects only when aborted. */
 export async function waitForConfig(
   options: Pick<AcquireOptions, 'registry' | 'signal' | 'clock' | 'log'>,
-): Promise<NetworkConfig> {
+): Promise<FoundConfig> {
   const { registry, signal, clock, log } = options
   const outage = new Outage(log, clock)
   for (;;) {
     try {
-      const config = parseNetworkConfig((await registry.getConfig(signal)).text)
+      const source = await registry.getConfig(signal)
+      const config = parseNetworkConfig(source.text)
       outage.recover('Fetched the network config')
       log.info(`Found network config - Backend type: ${config.backendType}`)
-      return config
+      return { config, source }
     } catch (error) {
       signal.throwIfAborted()
       const remedy = isEtcdCode(error, EcodeKeyNotFound) ? `; ${WRITE_CONFIG}` : ''
@@ -80,7 +90,7 @@ export async function acquireLease(options: AcquireOptions): Promise<AcquiredLea
       const lease = await attempts.run(current)
       if (lease !== undefined) {
         outage.recover('Acquired a lease')
-        return { lease, list: current }
+        return { lease, list: current, takenOver: attempts.takenOver }
       }
       pause = CONFLICT_PAUSE_MS * Math.min(50, ++attempts.conflicts)
     } catch (error) {
@@ -114,6 +124,7 @@ class Attempt {
   readonly #publicIP: Ipv4
   readonly #said = new Set<string>()
   conflicts = 0
+  takenOver = false
 
   constructor(options: AcquireOptions) {
     this.#options = options
@@ -137,6 +148,7 @@ class Attempt {
     }
     const taken = claims(list, own, this.#options.config.network)
     const subnet = this.#previous(list, taken) ?? this.#pick(taken)
+    this.takenOver = false
     return await this.#create(subnet)
   }
 
@@ -144,6 +156,7 @@ class Attempt {
     const { registry, signal } = this.#options
     const { subnet, ttl, modifiedIndex: prevIndex } = lease
     const attributes = this.#options.attributes(lease)
+    this.takenOver = !this.#isKnown(lease)
     const ip = formatIpv4(this.#publicIP)
     this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
     if (others.length > 0) {
@@ -156,6 +169,12 @@ class Attempt {
     // A reservation stays one.
     const renewed = ttl === undefined ? undefined : LEASE_TTL_SECONDS
     return this.#ifUnchanged(registry.updateLease({ subnet, attributes, prevIndex, ttl: renewed }, signal))
+  }
+
+  #isKnown({ subnet, attributes }: Lease): boolean {
+    const { previousSubnet } = this.#options
+    if (previousSubnet !== undefined && sameSubnet(subnet, previousSubnet)) return true
+    return sameAttributes(attributes, this.#options.attributes(undefined))
   }
 
   /** Of several leases that are ours, the one used last, then a reservation, then the lowest. */

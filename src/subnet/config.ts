@@ -10,7 +10,7 @@ import {
   subnetOf,
   subnetSize,
 } from '../ip.ts'
-import { jsonFields, jsonKind, oneLine, parseJson } from './gojson.ts'
+import { jsonDepth, jsonFields, jsonKind, oneLine, parseJson } from './gojson.ts'
 
 /** What `<prefix>/config` says, with every default filled in. */
 export interface NetworkConfig {
@@ -72,11 +72,14 @@ export function parseNetworkConfig(text: string): NetworkConfig {
   return { network, subnetLen, subnetMin, subnetMax, backendType: type.toLowerCase(), backend }
 }
 
+const MOST_DEPTH = 100
 const FIELDS = ['Network', 'SubnetLen', 'SubnetMin', 'SubnetMax', 'Backend'] as const
 
 function readFields(text: string): Partial<Record<(typeof FIELDS)[number], string>> {
   try {
-    return jsonFields(text, FIELDS)
+    const fields = jsonFields(text, FIELDS)
+    if (jsonDepth(text) > MOST_DEPTH) throw new TypeError(`is nested more than ${MOST_DEPTH} deep`)
+    return fields
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     throw new ConfigError('', `the network config ${reason}; expected for example {"Network":"10.5.0.0/16"}`)

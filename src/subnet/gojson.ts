@@ -70,6 +70,19 @@ export function parseJson(text: string): unknown {
   }
 }
 
+/** How deep arrays and objects lie within each other in valid JSON. */
+export function jsonDepth(text: string): number {
+  let depth = 0
+  let deepest = 0
+  for (let i = 0; i < text.length; i++) {
+    const c = text[i]
+    if (c === '"') i = endOfString(text, i) - 1
+    else if (c === '{' || c === '[') deepest = Math.max(deepest, ++depth)
+    else if (c === '}' || c === ']') depth--
+  }
+  return deepest
+}
+
 export function jsonKind(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'an array'

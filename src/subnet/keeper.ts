@@ -8,8 +8,13 @@
  *   absent                       claim it again; if another node was faster, the lease is lost
  *   another public IP            lost: LeaseLostError
  *   ours, as written             a renewal whose answer we missed, or a changed TTL: adopt it
- *   ours, but other data         somebody with our public IP wrote it: put it right once, and if it happens again
- *   or unreadable                within 10 minutes, say so loudly and leave it be until the next renewal
+ *   ours, but other data,        somebody with our public IP wrote it: put it right once, and if it happens again
+ *   or unreadable, or with       within 10 minutes, say so loudly and leave it be until the next renewal; but if we
+ *   a full term not of our       have only just taken this lease over, it belongs to a node that lives: lost
+ *   making
+ *
+ * Two nodes with one public IP would otherwise share a lease in silence, since the second finds "its" lease at its start
+ * and takes it over. The first one sees that, writes again, and thereby tells the second.
  */
 import type { Clock } from '../clock.ts'
 import { formatIpv4, formatSubnet, overlaps, type Subnet, sameSubnet } from '../ip.ts'
@@ -24,6 +29,8 @@ import { sameAttributes } from './table.ts'
 export interface LeaseKeeperOptions {
   readonly registry: Registry
   readonly lease: Lease
+  /** The lease was found under our public IP, and nothing else tells that it was ours before. */
+  readonly takenOver?: boolean
   /** All that may be leased: a lease of the whole of it, or more, is nobody's. */
   readonly network: Subnet
   /** Minutes before expiry at which the lease is renewed, 1..1439. */
@@ -37,11 +44,10 @@ export class LeaseLostError extends Error {
   override readonly name = 'LeaseLostError'
   readonly subnet: Subnet
 
-  constructor(subnet: Subnet, holder: string) {
+  constructor(subnet: Subnet, holder: string, remedy = 'the next start takes another one') {
+    // flannel's words first: scripts look for them
     super(
-      // flannel's words first: scripts look for them
-      `Lease has been revoked. Shutting down daemon. Its subnet was ${formatSubnet(subnet)}, and ${holder}; ` +
-        'the next start takes another one',
+      `Lease has been revoked. Shutting down daemon. Its subnet was ${formatSubnet(subnet)}, and ${holder}; ${remedy}`,
     )
     this.subnet = subnet
   }
@@ -52,6 +58,14 @@ const FIRST_RETRY_MS = 1_000
 const LONGEST_RETRY_MS = 30_000
 /** A second foreign write within this time is not answered any more. */
 const QUARREL_MS = 10 * 60_000
+/** For so long after a take-over the other node may be heard of: it need only see our write. */
+const TAKE_OVER_MS = 60_000
+/** A full term, as it is read soon after it was written, in seconds. */
+const FRESH_TTL = LEASE_TTL_SECONDS - 60
+/** Milliseconds between two looks at the clocks. */
+const LOOK_MS = 30_000
+/** By so much the wall clock must have moved against the monotonic one. */
+const JUMP_MS = 10_000
 
 export class LeaseKeeper {
   readonly #options: LeaseKeeperOptions
@@ -64,6 +78,11 @@ export class LeaseKeeper {
   #suspicious = false
   #lastForeign = Number.NEGATIVE_INFINITY
   #quarrelling = false
+  /** A write of ours that may have been carried out although no answer came. */
+  #unanswered = false
+  readonly #startedAt: number
+  /** Wall clock minus monotonic clock, which only a suspended machine and people change. */
+  #skew: number
   #retryAt = Number.NEGATIVE_INFINITY
   #triedAt = Number.NEGATIVE_INFINITY
   #wake = new AbortController()
@@ -74,6 +93,8 @@ export class LeaseKeeper {
     this.#lease = options.lease
     this.#readAt = options.clock.now()
     this.#attributes = options.lease.attributes
+    this.#startedAt = this.#readAt
+    this.#skew = options.clock.wall() - this.#readAt
     this.#outage = new Outage(options.log, options.clock)
   }
 
@@ -99,6 +120,7 @@ export class LeaseKeeper {
     const { clock, log } = this.#options
     let announced: number | undefined
     while (!signal.aborted) {
+      this.#lookAtClocks()
       const wait = this.#wait()
       if (wait > 0) {
         if (this.#outage.failures === 0 && announced !== this.#lease.modifiedIndex) {
@@ -110,8 +132,7 @@ export class LeaseKeeper {
           )
         }
         this.#wake = new AbortController()
-        // setTimeout holds no more than 2^31 ms; waking up early only means to look again
-        await clock.sleep(Math.min(wait, 2 ** 31 - 1), AbortSignal.any([signal, this.#wake.signal]))
+        await clock.sleep(Math.min(wait, LOOK_MS), AbortSignal.any([signal, this.#wake.signal]))
         continue
       }
       this.#triedAt = clock.now()
@@ -170,7 +191,21 @@ export class LeaseKeeper {
     if (lease.modifiedIndex > this.#lease.modifiedIndex) this.#suspect()
   }
 
+  /** The monotonic clock stands still while a machine is suspended, and etcd's does not: then only etcd knows the term. */
+  #lookAtClocks(): void {
+    const { clock, log } = this.#options
+    const skew = clock.wall() - clock.now()
+    const jump = skew - this.#skew
+    this.#skew = skew
+    if (Math.abs(jump) < JUMP_MS || this.#lease.ttl === undefined) return
+    log.info(
+      `The clock jumped by ${Math.round(jump / 1000)} s (this machine was suspended, or its clock was set): reading the lease again`,
+    )
+    this.#suspicious = true
+  }
+
   #adopt(lease: Lease): void {
+    this.#unanswered = false
     this.#lease = lease
     this.#readAt = this.#options.clock.now()
     this.#wake.abort()
@@ -224,6 +259,8 @@ export class LeaseKeeper {
       const until = new Date(clock.wall() + (lease.ttl ?? 0) * 1000).toISOString()
       log.info(`Lease renewed, new expiration: ${lease.ttl === undefined ? 'never' : until}`)
     } catch (error) {
+      // Refused or not: an endpoint that gave no answer may have carried it out before another one was asked.
+      this.#unanswered = true
       if (!isEtcdCode(error, EcodeTestFailed) && !isEtcdCode(error, EcodeKeyNotFound)) throw error
       this.#suspicious = true
     }
@@ -240,7 +277,11 @@ export class LeaseKeeper {
         return await this.#putRight(record, `its value cannot be read: ${record.bad.reason}`, signal)
       case 'lease': {
         const { attributes } = record.lease
-        if (sameAttributes(attributes, this.#attributes)) return this.#adopt(record.lease)
+        if (sameAttributes(attributes, this.#attributes)) {
+          if (!this.#isTakenOver(record.lease)) return this.#adopt(record.lease)
+          const twin = `a node with the same public IP ${formatIpv4(attributes.publicIP)} has taken it over`
+          return await this.#meetTwin(record, twin, signal)
+        }
         // Our own earlier word, from before `updateAttributes`, is no foreign write.
         if (sameAttributes(attributes, this.#lease.attributes)) return this.#adopt(record.lease)
         if (
@@ -250,7 +291,7 @@ export class LeaseKeeper {
           throw new LeaseLostError(subnet, `${formatIpv4(attributes.publicIP)} holds it now`)
         }
         const [there, here] = [attributes, this.#attributes].map(describeData)
-        return await this.#putRight(
+        return await this.#meetTwin(
           record,
           `a node with the same public IP ${formatIpv4(attributes.publicIP)} wrote ${there}, this node has ${here}`,
           signal,
@@ -259,6 +300,11 @@ export class LeaseKeeper {
       default:
         throw new Error(`unknown lease record ${JSON.stringify(record satisfies never)}`)
     }
+  }
+
+  /** Whether another daemon, which thinks that this is its lease, has begun a new term. */
+  #isTakenOver({ modifiedIndex, ttl = 0 }: Lease): boolean {
+    return modifiedIndex > this.#lease.modifiedIndex && ttl >= FRESH_TTL && !this.#unanswered
   }
 
   async #claimAgain(signal: AbortSignal): Promise<void> {
@@ -277,16 +323,27 @@ export class LeaseKeeper {
       log.warn(`Lease (${formatSubnet(subnet)}) was deleted or had expired; claimed it again`)
       this.#adopt(lease)
     } catch (error) {
+      this.#unanswered = true
       if (!isEtcdCode(error, EcodeNodeExist)) throw error
       this.#suspicious = true
     }
   }
 
-  async #putRight(
-    record: Exclude<LeaseRecord, { kind: 'absent' }>,
-    what: string,
-    signal: AbortSignal,
-  ): Promise<void> {
+  /** Another node that has our public IP wrote the lease. The one that came last gives way. */
+  async #meetTwin(record: TakenLease, what: string, signal: AbortSignal): Promise<void> {
+    const { clock, takenOver = false } = this.#options
+    if (takenOver && clock.now() - this.#startedAt < TAKE_OVER_MS) {
+      const ip = formatIpv4(this.#attributes.publicIP)
+      throw new LeaseLostError(
+        this.#lease.subnet,
+        `a running node holds it that has the public IP ${ip} too`,
+        'give every node its own -public-ip',
+      )
+    }
+    await this.#putRight(record, what, signal)
+  }
+
+  async #putRight(record: TakenLease, what: string, signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#options
     const { subnet } = this.#lease
     const index = record.kind === 'lease' ? record.lease.modifiedIndex : record.modifiedIndex
@@ -306,6 +363,8 @@ export class LeaseKeeper {
     this.#adopt(record.kind === 'lease' ? record.lease : { ...this.#lease, modifiedIndex: index })
   }
 }
+
+type TakenLease = Exclude<LeaseRecord, { kind: 'absent' }>
 
 function describeData({ backendType, backendData }: LeaseAttributes): string {
   return `${backendType || 'no backend type'} ${JSON.stringify(backendData ?? null).slice(0, 200)}`

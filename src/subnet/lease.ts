@@ -34,6 +34,8 @@ export type LeaseWatchResult =
       readonly leases: readonly Lease[]
       readonly bad: readonly BadLease[]
       readonly index: number
+      /** The store is not the one, or not in the state, that was known before: what it lacks it may have lost. */
+      readonly replaced: boolean
     }
   | { readonly kind: 'events'; readonly events: readonly LeaseEvent[]; readonly index: number }
 

@@ -1,5 +1,5 @@
 import { formatIpv4, type Ipv4, isUnicastHost, parseIpv4, type Subnet, subnetOf } from '../ip.ts'
-import { jsonFields, jsonKind, oneLine, parseJson } from './gojson.ts'
+import { jsonDepth, jsonFields, jsonKind, oneLine, parseJson } from './gojson.ts'
 import type { LeaseAttributes } from './lease.ts'
 
 /** A lease's key below `subnets`: 10.5.33.0/24 is leased under `10.5.33.0-24`. */
@@ -57,6 +57,10 @@ export function decodeLeaseValue(text: string): Decoded<LeaseAttributes> {
   } catch (error) {
     return { reason: `the value ${error instanceof Error ? error.message : String(error)}` }
   }
+  // JSON.parse takes any depth, but whoever compares or prints the value later calls itself for each.
+  if (text.length > LONG_VALUE && jsonDepth(text) > MOST_DEPTH) {
+    return { reason: `the value is nested more than ${MOST_DEPTH} deep` }
+  }
   const { PublicIP, BackendType, BackendData } = fields
   const publicIP = readPublicIP(PublicIP)
   if (typeof publicIP === 'string') return { reason: publicIP }
@@ -65,6 +69,10 @@ export function decodeLeaseValue(text: string): Decoded<LeaseAttributes> {
   }
   return { value: { publicIP, backendType: BackendType ?? '', backendData: BackendData } }
 }
+
+/** Characters; what is shorter cannot be deep enough to do harm. */
+const LONG_VALUE = 1_000
+const MOST_DEPTH = 100
 
 interface LeaseFields {
   readonly PublicIP?: unknown

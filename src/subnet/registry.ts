@@ -6,7 +6,6 @@ export const LEASE_TTL_SECONDS = 86_400
 
 /** The store of config and leases, cut to what this folder needs. Every call rejects with an EtcdError. */
 export interface Registry {
-  /** The config's text, and the index of its last write, by which a replaced store is recognised. */
   getConfig(signal: AbortSignal): Promise<ConfigText>
   /** All leases by a consistent read; a missing directory is an empty list. */
   listLeases(signal: AbortSignal): Promise<LeaseList>
@@ -17,14 +16,21 @@ export interface Registry {
   updateLease(update: LeaseUpdate, signal: AbortSignal): Promise<Lease>
   /** Deletes if the lease stands at `prevIndex` still; a lease that is gone already is success. */
   deleteLease(subnet: Subnet, prevIndex: number, signal: AbortSignal): Promise<void>
-  /** Waits for the first change from `waitIndex` on. */
+  /** Waits for the first write to the config from `waitIndex` on. */
+  watchConfig(wait: WatchWait, signal: AbortSignal): Promise<ConfigStep>
+  /** Waits for the first change of a lease from `waitIndex` on. */
   watch(wait: WatchWait, signal: AbortSignal): Promise<WatchStep>
 }
 
+/** The config as it was written, and the store that it was read from, which a watch goes on from. */
 export interface ConfigText {
   readonly text: string
-  readonly modifiedIndex: number
+  readonly index: number
+  readonly clusterId: string
 }
+
+/** `changed`: the key was written or removed, or the store is another or an older one. */
+export type ConfigStep = { readonly kind: 'changed' } | Extract<WatchStep, { kind: 'idle' }>
 
 export interface LeaseList {
   readonly leases: readonly Lease[]
@@ -55,7 +61,8 @@ export interface WatchWait {
 }
 
 /**
- * `event`: a change at `index`, undefined when it concerns no lease. `idle`: nothing happened up to `index`.
+ * `event`: a change at `index`, undefined when it concerns no lease. `idle`: nothing happened up to `index`; `waited` for
+ * the whole time of a poll, or else the other side or the network ended it.
  * `resync`: what is known can no longer be carried forward by events (another or an older store, or the whole
  * directory removed). `storeIndex` tells how far the store is ahead of the event.
  */
@@ -67,5 +74,5 @@ export type WatchStep =
       readonly storeIndex: number
       readonly clusterId: string
     }
-  | { readonly kind: 'idle'; readonly index: number; readonly clusterId: string }
+  | { readonly kind: 'idle'; readonly index: number; readonly clusterId: string; readonly waited: boolean }
   | { readonly kind: 'resync'; readonly reason: string }

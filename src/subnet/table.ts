@@ -1,8 +1,10 @@
+import type { Clock } from '../clock.ts'
 import { type Ipv4, type Subnet, sameSubnet, subnetKey, subnetOf } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import { sameJson } from './gojson.ts'
 import type { BadLease, Lease, LeaseAttributes, LeaseEvent } from './lease.ts'
 import { leaseKey } from './leasecodec.ts'
+import { LEASE_TTL_SECONDS } from './registry.ts'
 import { type LeaseRules, leaseObjection } from './validate.ts'
 
 /** What became of the leases in use: those that are new or not as they were, a renewal included, and those gone. */
@@ -15,6 +17,7 @@ export interface LeaseTableOptions {
   readonly rules: LeaseRules
   /** SubnetLen of the network config: the length a lease should have. */
   readonly subnetLen: number
+  readonly clock: Clock
   readonly log: Logger
 }
 
@@ -24,12 +27,17 @@ export interface LeaseTableOptions {
  * A lease gets in by a snapshot or a put, and out only by a snapshot without it or a delete. A value that
  * cannot be read, written over one that could, leaves the last good one in place: unknown is not absent.
  *
+ * A store that lost its data does not say that anybody left. What is missing from another or an older store, or from a
+ * list in which nothing stands as it stood, the empty one included, stays in use as an orphan: until its owner claims
+ * this or another subnet, somebody deletes it, or its last possible term is over.
+ *
  * Two leases can overlap only if their lengths differ. Then the one of the configured SubnetLen counts, else the
  * longer one, which is also the one the kernel's routing would prefer. That depends on keys and config alone, so that
  * all nodes agree, after restarts too; indexes would not do, as every renewal by flannel changes both of them.
  */
 export class LeaseTable {
   readonly #subnetLen: number
+  readonly #clock: Clock
   readonly #log: Logger
   #rules: LeaseRules
   /** All that could be read, the own lease included. */
@@ -40,11 +48,14 @@ export class LeaseTable {
   /** Reasons why known leases are not in use, by key. */
   #refused = new Map<string, string>()
   #inUse = new Map<number, Lease>()
+  /** When those of the known leases end that the store does not hold any more, in monotonic milliseconds. */
+  readonly #orphans = new Map<number, number>()
   #reported = new Map<string, string>()
 
-  constructor({ rules, subnetLen, log }: LeaseTableOptions) {
+  constructor({ rules, subnetLen, clock, log }: LeaseTableOptions) {
     this.#rules = rules
     this.#subnetLen = subnetLen
+    this.#clock = clock
     this.#log = log
   }
 
@@ -67,24 +78,55 @@ export class LeaseTable {
     return this.#unreadable.size + this.#refused.size
   }
 
-  /** Takes a complete list; returns what changed among the leases in use. */
-  replace(leases: readonly Lease[], bad: readonly BadLease[]): LeaseChanges {
+  /** Leases in use though the store lost them. */
+  get orphanCount(): number {
+    return this.#orphans.size
+  }
+
+  /**
+   * Takes a complete list, of a store that is known to be another or an older one than before when `replaced`; returns
+   * what changed among the leases in use.
+   */
+  replace(leases: readonly Lease[], bad: readonly BadLease[], replaced = false): LeaseChanges {
     const before = this.#known
     this.#known = new Map()
     this.#lengths.fill(0)
     this.#unreadable.clear()
     for (const { key, reason } of bad) this.#unreadable.set(key, reason)
-    for (const lease of leases) this.#keep(lease)
-    for (const [key, lease] of before) {
-      if (!this.#known.has(key) && this.#unreadable.has(leaseKey(lease.subnet))) this.#keep(lease)
+    let familiar = false
+    for (const lease of leases) {
+      familiar ||= before.get(subnetKey(lease.subnet))?.modifiedIndex === lease.modifiedIndex
+      this.#keep(lease)
     }
+    const lost = before.size > 0 && (replaced || !familiar)
+    const missing: Lease[] = []
+    for (const [key, lease] of before) {
+      if (this.#known.has(key)) this.#orphans.delete(key)
+      else if (this.#unreadable.has(leaseKey(lease.subnet))) this.#keep(lease)
+      else if (lost || this.#orphans.has(key)) missing.push(lease)
+    }
+    this.#adoptOrphans(missing)
     return this.#judgeAll()
+  }
+
+  /** Drops the leases whose store is lost and whose term is over now. */
+  dropOrphans(): LeaseChanges {
+    const now = this.#clock.now()
+    const changes = { put: [], removed: [] }
+    for (const [key, end] of this.#orphans) {
+      const lease = end <= now ? this.#known.get(key) : undefined
+      if (lease === undefined) continue
+      this.#drop(lease.subnet)
+      this.#judge(lease.subnet, changes)
+    }
+    return changes
   }
 
   /** Takes changes in order; returns as `replace` does. */
   update(events: readonly LeaseEvent[]): LeaseChanges {
     const mixed = this.#mixed()
     const touched = events.map((event) => this.#take(event))
+    for (const event of events) if (event.kind === 'put') touched.push(...this.#retireOrphans(event.lease))
     if (mixed || this.#mixed()) return this.#judgeAll()
     const changes = { put: [], removed: [] }
     for (const subnet of touched) if (subnet !== undefined) this.#judge(subnet, changes)
@@ -98,11 +140,38 @@ export class LeaseTable {
     return this.#judgeAll()
   }
 
+  /** Keeps leases that are missing, unless their node has another one by now. */
+  #adoptOrphans(missing: readonly Lease[]): void {
+    const holders = new Set<Ipv4>()
+    if (missing.length > 0)
+      for (const { attributes } of this.#known.values()) holders.add(attributes.publicIP)
+    const end = this.#clock.now() + LEASE_TTL_SECONDS * 1000
+    let adopted = 0
+    for (const lease of missing) {
+      const key = subnetKey(lease.subnet)
+      if (sameSubnet(lease.subnet, this.#rules.own) || holders.has(lease.attributes.publicIP)) {
+        this.#orphans.delete(key)
+        continue
+      }
+      this.#keep(lease)
+      if (this.#orphans.has(key)) continue
+      this.#orphans.set(key, end)
+      adopted++
+    }
+    if (adopted > 0) {
+      this.#log.warn(
+        `etcd has lost ${adopted} subnet leases that were not deleted; keeping the routes to their nodes until these ` +
+          `claim a subnet again, for ${LEASE_TTL_SECONDS / 3600} h at most`,
+      )
+    }
+  }
+
   /** Remembers an event; returns the subnet to look at again. */
   #take(event: LeaseEvent): Subnet | undefined {
     switch (event.kind) {
       case 'put':
         this.#keep(event.lease)
+        this.#orphans.delete(subnetKey(event.lease.subnet))
         this.#unreadable.delete(leaseKey(event.lease.subnet))
         return event.lease.subnet
       case 'delete':
@@ -120,6 +189,19 @@ export class LeaseTable {
     }
   }
 
+  /** Drops the orphans of a node that has claimed another subnet. */
+  #retireOrphans({ subnet, attributes }: Lease): Subnet[] {
+    const retired: Subnet[] = []
+    for (const key of this.#orphans.keys()) {
+      const orphan = this.#known.get(key)
+      if (orphan === undefined || orphan.attributes.publicIP !== attributes.publicIP) continue
+      if (sameSubnet(orphan.subnet, subnet)) continue
+      this.#drop(orphan.subnet)
+      retired.push(orphan.subnet)
+    }
+    return retired
+  }
+
   #keep(lease: Lease): void {
     const key = subnetKey(lease.subnet)
     if (!this.#known.has(key)) this.#count(lease.subnet.length, 1)
@@ -127,7 +209,9 @@ export class LeaseTable {
   }
 
   #drop(subnet: Subnet): void {
-    if (this.#known.delete(subnetKey(subnet))) this.#count(subnet.length, -1)
+    const key = subnetKey(subnet)
+    this.#orphans.delete(key)
+    if (this.#known.delete(key)) this.#count(subnet.length, -1)
   }
 
   #count(length: number, by: 1 | -1): void {

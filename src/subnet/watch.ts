@@ -50,6 +50,8 @@ const SNAPSHOT_BACKLOG = 500
 const SURPLUS_MS = 50
 const FIRST_PAUSE_MS = 100
 const PAUSE_MS = 1_000
+/** How long silence is believed: a member that is cut off from its cluster keeps long polls open and never has news. */
+const TRUST_MS = 5 * 60_000
 
 /** Yields snapshots and events until the signal fires; nothing that etcd does or says makes it throw. */
 export async function* watchLeases(options: WatchOptions): AsyncGenerator<LeaseWatchResult, void, undefined> {
@@ -85,6 +87,9 @@ class LeaseWatch {
   #position: Position | undefined
   /** After a failure or a long silence it is asked first whether this still is the same store. */
   #doubt = false
+  #heardAt: number
+  /** What was known before the position was given up, for a snapshot to be compared with. */
+  #lost: Position | undefined
   #lastSnapshot = Number.NEGATIVE_INFINITY
   #historyLost = false
   #emptyAnswers = 0
@@ -94,6 +99,7 @@ class LeaseWatch {
     this.#options = options
     this.#outage = new Outage(log, clock)
     this.#polls = new PollWindow(options)
+    this.#heardAt = clock.now()
     if (from !== undefined) this.#position = positionAt(from)
   }
 
@@ -119,7 +125,7 @@ class LeaseWatch {
           log.warn('Watch of subnet leases failed because etcd index outside history window')
         }
         this.#historyLost = true
-        this.#position = undefined
+        this.#giveUp()
         return undefined
       }
       this.#doubt = true
@@ -145,19 +151,27 @@ class LeaseWatch {
     await this.#pause(this.#lastSnapshot + PAUSE_MS - clock.now())
     this.#lastSnapshot = clock.now()
     const list = await registry.listLeases(signal)
+    const replaced = this.#lost !== undefined && isOtherStore(list, this.#lost)
+    this.#lost = undefined
     this.#position = positionAt(list)
+    this.#heardAt = clock.now()
     if (this.#options.progress !== undefined) this.#options.progress.snapshots++
     this.#doubt = false
     this.#outage.recover('Watching subnet leases again')
-    return { kind: 'snapshot', leases: list.leases, bad: list.bad, index: list.index }
+    return { kind: 'snapshot', leases: list.leases, bad: list.bad, index: list.index, replaced }
   }
 
-  async #verify({ witness }: Position): Promise<void> {
-    const { registry, signal } = this.#options
-    const same =
-      witness === undefined ? await answers(registry, signal) : await holds(registry, witness, signal)
-    if (!same) this.#resync('etcd no longer holds the lease seen last; it may be another store')
+  async #verify({ index, witness }: Position): Promise<void> {
+    const { registry, signal, clock, log } = this.#options
+    const found =
+      witness === undefined ? await answers(registry, signal) : await find(registry, witness, index, signal)
+    if (found === 'other') this.#resync('etcd no longer holds the lease seen last; it may be another store')
+    else if (found > index) {
+      log.info('Reading all subnet leases again: the lease seen last was written meanwhile')
+      this.#giveUp()
+    }
     this.#doubt = false
+    this.#heardAt = clock.now()
     this.#outage.recover('Watching subnet leases again')
   }
 
@@ -173,11 +187,12 @@ class LeaseWatch {
       }
       position.clusterId ||= step.clusterId
       if (step.kind === 'idle') {
-        this.#doubt = true
+        this.#doubt = !step.waited || this.#options.clock.now() - this.#heardAt >= TRUST_MS
         position.index = Math.max(position.index, step.index)
         await this.#paceEmpty(asked)
         break
       } else {
+        this.#heardAt = this.#options.clock.now()
         this.#emptyAnswers = 0
         this.#historyLost = false
         position.index = step.index
@@ -189,13 +204,19 @@ class LeaseWatch {
       }
     }
     const behind = position.storeIndex - position.index
-    if (behind > SNAPSHOT_BACKLOG && asked > this.#lastSnapshot + PAUSE_MS) this.#position = undefined
+    if (behind > SNAPSHOT_BACKLOG && asked > this.#lastSnapshot + PAUSE_MS) this.#giveUp()
     return events.length === 0 ? undefined : { kind: 'events', events, index: position.index }
   }
 
   #resync(reason: string): void {
     this.#options.log.warn(`Reading all subnet leases again: ${reason}`)
+    this.#giveUp()
+  }
+
+  /** Leaves the position for a snapshot. */
+  #giveUp(): void {
     this.#polls.end()
+    this.#lost ??= this.#position
     this.#position = undefined
   }
 
@@ -296,19 +317,33 @@ function witnessAfter(event: LeaseEvent, witness: Lease | undefined): Lease | un
   return gone ? undefined : witness
 }
 
-async function holds(registry: Registry, witness: Lease, signal: AbortSignal): Promise<boolean> {
+/** The index at which the lease stands now, or `other` if it cannot be the one that was watched. */
+async function find(
+  registry: Registry,
+  witness: Lease,
+  index: number,
+  signal: AbortSignal,
+): Promise<number | 'other'> {
   const record = await registry.readLease(witness.subnet, signal)
-  return (
+  if (record.kind === 'absent') return 'other'
+  const { modifiedIndex } = record.kind === 'lease' ? record.lease : record
+  if (modifiedIndex > index) return modifiedIndex
+  const same =
     record.kind === 'lease' &&
-    record.lease.modifiedIndex === witness.modifiedIndex &&
+    modifiedIndex === witness.modifiedIndex &&
     sameAttributes(record.lease.attributes, witness.attributes)
-  )
+  return same ? modifiedIndex : 'other'
+}
+
+/** A list that lies before what was known, or comes from elsewhere. */
+function isOtherStore({ index, clusterId }: LeaseList, known: Position): boolean {
+  return index < known.index || (clusterId !== '' && known.clusterId !== '' && clusterId !== known.clusterId)
 }
 
 /** Any answer of etcd's will do; one key is as good as another. */
-async function answers(registry: Registry, signal: AbortSignal): Promise<true> {
+async function answers(registry: Registry, signal: AbortSignal): Promise<number> {
   await registry.getConfig(signal).catch((error: unknown) => {
     if (!isEtcdCode(error, EcodeKeyNotFound)) throw error
   })
-  return true
+  return 0
 }

@@ -162,6 +162,21 @@ describe('a lease this node has', () => {
     expect(log.lines).toEqual(['info Found lease (10.5.9.0/24) for current IP (192.168.77.1), reusing'])
   })
 
+  it.each<[string, string, Partial<AcquireOptions>, boolean]>([
+    ['found by its address alone was perhaps taken over', OLD_VALUE, {}, true],
+    ['that is in the subnet file was ours', OLD_VALUE, { previousSubnet: subnet('10.5.9.0/24') }, false],
+    [
+      'that is not the one in the subnet file was perhaps not',
+      OLD_VALUE,
+      { previousSubnet: subnet('10.5.8.0/24') },
+      true,
+    ],
+    ['that says what our device says was ours', OWN_VALUE, {}, false],
+  ])('%s', async (_, value, more, takenOver) => {
+    put('10.5.9.0-24', value, 100)
+    expect((await acquire(more)).takenOver).toBe(takenOver)
+  })
+
   it('stays a reservation if it is one', async () => {
     put('10.5.9.0-24', OWN_VALUE)
     expect((await acquire()).lease.ttl).toBeUndefined()
@@ -258,7 +273,7 @@ describe('failures', () => {
       expect(
         log.matching(/^error Couldn't acquire a lease, trying again: .*300: Raft Internal Error/),
       ).toHaveLength(1)
-      expect(log.matching(/^info Acquired a lease after 3 failed attempts/)).toHaveLength(1)
+      expect(log.matching(/^info Acquired a lease after \d+ failed attempts/)).toHaveLength(1)
       log.lines.length = 0
       for (const key of etcd.keys()) etcd.delete(key)
     }
@@ -321,7 +336,7 @@ describe('waiting for the config', () => {
         if (value) etcd.put(`${PREFIX}/config`, value)
       },
     }
-    const config = await waitForConfig({ registry, signal: stop.signal, clock, log })
+    const { config } = await waitForConfig({ registry, signal: stop.signal, clock, log })
     expect(config.backendType).toBe('vxlan')
     expect(sleeps).toBe(4)
     expect(log.lines).toEqual([

@@ -41,9 +41,11 @@ const results: LeaseWatchResult[] = []
 /** Starts a keeper, with a watch that feeds it as `main` does. */
 async function keep({
   marginMinutes = 60,
+  takenOver = false,
   ttl,
 }: {
   marginMinutes?: number
+  takenOver?: boolean
   ttl?: number | 'none'
 } = {}): Promise<void> {
   let lease = await registry.createLease(SUBNET, OWN, stop.signal)
@@ -55,7 +57,7 @@ async function keep({
       stop.signal,
     )
   }
-  keeper = new LeaseKeeper({ registry, lease, network: NETWORK, marginMinutes, clock, log })
+  keeper = new LeaseKeeper({ registry, lease, takenOver, network: NETWORK, marginMinutes, clock, log })
   results.length = 0
   const watching = (async () => {
     for await (const result of watchLeases({
@@ -299,6 +301,73 @@ describe('foreign writes', () => {
     await settled()
     pass(23 * HOUR)
     await until('the renewal', () => etcd.get(KEY) === OWN_VALUE)
+  })
+})
+
+describe('a twin that takes the lease over without changing it', () => {
+  /** As a second daemon on a machine with our public IP does at its start. */
+  const takeOver = () => etcd.put(KEY, OWN_VALUE, { ttl: 86_400 })
+
+  it('is answered once by another write, and named loudly when it goes on', async () => {
+    await keep()
+    await settled()
+    const index = takeOver()
+    await until('our write', () => keeper.lease.modifiedIndex > index)
+    expect(
+      log.matching(/^warn Lease .* overwritten, .* same public IP 192\.168\.77\.1 has taken it over/),
+    ).toHaveLength(1)
+    await settled()
+    for (let i = 0; i < 3; i++) {
+      const again = takeOver()
+      await until('it is seen', () => keeper.lease.modifiedIndex === again)
+    }
+    expect(log.matching(/^error Lease .* overwritten again, .*-public-ip/)).toHaveLength(1)
+    expect(puts()).toBe(2)
+  })
+
+  it('gives way itself: it took the lease over a moment ago', async () => {
+    await keep({ takenOver: true })
+    await settled()
+    takeOver()
+    await expect(running).rejects.toThrow(
+      /^Lease has been revoked\..* a running node holds it that has the public IP 192\.168\.77\.1 too; give every node its own -public-ip$/,
+    )
+    expect(puts()).toBe(1)
+  })
+
+  it('does not give way an hour later', async () => {
+    await keep({ takenOver: true })
+    await settled()
+    pass(HOUR)
+    await settled()
+    const index = takeOver()
+    await until('our write', () => keeper.lease.modifiedIndex > index)
+  })
+
+  it('is not seen in another TTL, which people write', async () => {
+    await keep()
+    await settled()
+    const index = etcd.put(KEY, OWN_VALUE, { ttl: 40_000 })
+    await until('it is adopted', () => keeper.lease.modifiedIndex === index)
+    expect(log.matching(/overwritten/)).toEqual([])
+  })
+})
+
+describe('clocks', () => {
+  it('that drift apart, as after a suspension, make it read what is left', async () => {
+    await keep()
+    await settled()
+    etcd.advance(23 * HOUR)
+    clock.jump(23 * HOUR)
+    clock.advance(30_000)
+    await until('the renewal', () => keeper.renewals === 1)
+    expect(log.matching(/^info The clock jumped by 82800 s /)).toHaveLength(1)
+    await settled()
+    clock.jump(-3 * HOUR)
+    clock.advance(30_000)
+    await until('the line', () => log.matching(/^info The clock jumped by -10800 s /).length === 1)
+    await settled()
+    expect(keeper.renewals).toBe(1)
   })
 })
 

@@ -76,6 +76,14 @@ describe('values as Go writes them', () => {
   })
 })
 
+it('refuses what is nested too deep to be compared or printed', () => {
+  const nested = (depth: number): string =>
+    `{"PublicIP":"192.168.0.2","BackendData":{"a":"${'['.repeat(2_000)}","b":${'['.repeat(depth)}${']'.repeat(depth)}}}`
+  expect(decodeLeaseValue(nested(98))).toMatchObject({ value: { publicIP: 0xc0a80002 } })
+  expect(decodeLeaseValue(nested(99))).toEqual({ reason: 'the value is nested more than 100 deep' })
+  expect(decodeLeaseValue(nested(500_000))).toEqual({ reason: 'the value is nested more than 100 deep' })
+})
+
 describe('reading values as Go does', () => {
   it.each([
     [

@@ -64,7 +64,7 @@ describe('acquiring and keeping a lease in a real etcd', () => {
     const own = attributes(`192.168.77.${host}`, '02:00:00:00:00:01')
     return await acquireLease({
       registry: more.registry ?? registry,
-      config: await waitForConfig({ registry, signal: stop.signal, clock: systemClock, log }),
+      config: (await waitForConfig({ registry, signal: stop.signal, clock: systemClock, log })).config,
       publicIP: own.publicIP,
       attributes: () => own,
       previousSubnet: more.previous === undefined ? undefined : subnet(more.previous),
@@ -112,7 +112,7 @@ describe('acquiring and keeping a lease in a real etcd', () => {
       { subnet: own, attributes: said, prevIndex, ttl: 5 },
       stop.signal,
     )
-    const keeper = keep({ lease: short, list: acquired.list })
+    const keeper = keep({ ...acquired, lease: short })
     await until('the renewal', async () => ((await read(key))?.ttl ?? 0) > 86_000)
     for (const victim of [key, SUBNETS, PREFIX]) {
       await remove(victim)

@@ -56,10 +56,11 @@ export class LogLines implements Logger {
 /** A clock that stands still until it is turned. */
 export class ManualClock implements Clock {
   #now = 1_000
+  #wall = Date.UTC(2026, 10, 24)
   readonly #sleepers = new Set<{ readonly until: number; readonly wake: () => void }>()
 
   readonly now = (): number => this.#now
-  readonly wall = (): number => Date.UTC(2026, 10, 24) + this.#now
+  readonly wall = (): number => this.#wall + this.#now
 
   sleep(ms: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
@@ -73,6 +74,11 @@ export class ManualClock implements Clock {
       this.#sleepers.add(sleeper)
       signal?.addEventListener('abort', done)
     })
+  }
+
+  /** Sets the wall clock, as a suspension does and people do. */
+  jump(ms: number): void {
+    this.#wall += ms
   }
 
   get sleeping(): number {
@@ -102,6 +108,7 @@ export function openClient(urls: string, options: Partial<EtcdClientOptions> = {
     tls: { caFile: '', certFile: '', keyFile: '' },
     log: new LogLines(),
     random: () => 0,
+    vigilMs: 0,
     ...options,
   })
 }

@@ -4,7 +4,7 @@ import { formatSubnet, overlaps } from '../../src/ip.ts'
 import type { Lease, LeaseEvent } from '../../src/subnet/lease.ts'
 import { leaseKey } from '../../src/subnet/leasecodec.ts'
 import { type LeaseChanges, LeaseTable } from '../../src/subnet/table.ts'
-import { attributes, ip, LogLines, lease, subnet } from './support.ts'
+import { attributes, ip, LogLines, lease, ManualClock, subnet } from './support.ts'
 
 const rules = {
   network: subnet('10.5.0.0/16'),
@@ -15,11 +15,13 @@ const rules = {
 const OWN = lease('10.5.33.0/24', '192.168.0.1')
 
 let log: LogLines
+let clock: ManualClock
 let table: LeaseTable
 
 beforeEach(() => {
   log = new LogLines()
-  table = new LeaseTable({ rules, subnetLen: 24, log })
+  clock = new ManualClock()
+  table = new LeaseTable({ rules, subnetLen: 24, clock, log })
 })
 
 const changed = ({ put, removed }: LeaseChanges) => put.length + removed.length > 0
@@ -36,7 +38,7 @@ describe('snapshots', () => {
     expect(changed(table.replace([...leases].reverse(), []))).toBe(false)
     expect(changed(table.replace(leases.slice(0, 2), []))).toBe(true)
     expect(shown()).toEqual(['10.5.1.0/24'])
-    expect(changed(table.replace([], []))).toBe(true)
+    expect(changed(table.replace([OWN], []))).toBe(true)
     expect(shown()).toEqual([])
   })
 
@@ -57,11 +59,70 @@ describe('snapshots', () => {
   })
 
   it('keep a lease whose value has become unreadable, and drop one whose key is gone', () => {
-    table.replace([lease('10.5.1.0/24', '192.168.0.2'), lease('10.5.2.0/24', '192.168.0.3')], [])
-    expect(changed(table.replace([], [{ key: '10.5.1.0-24', reason: 'garbage' }]))).toBe(true)
+    table.replace([OWN, lease('10.5.1.0/24', '192.168.0.2'), lease('10.5.2.0/24', '192.168.0.3')], [])
+    expect(changed(table.replace([OWN], [{ key: '10.5.1.0-24', reason: 'garbage' }]))).toBe(true)
     expect(shown()).toEqual(['10.5.1.0/24'])
-    expect(changed(table.replace([], []))).toBe(true)
+    expect(changed(table.replace([OWN], []))).toBe(true)
     expect(shown()).toEqual([])
+  })
+})
+
+describe('a store that lost its leases', () => {
+  const A = lease('10.5.1.0/24', '192.168.0.2', { modifiedIndex: 11 })
+  const B = lease('10.5.2.0/24', '192.168.0.3', { modifiedIndex: 12 })
+  const both = ['10.5.1.0/24', '10.5.2.0/24']
+  const anew = (old: Lease): Lease => ({ ...old, modifiedIndex: old.modifiedIndex + 100 })
+  const DAY = 86_400_000
+  beforeEach(() => void table.replace([OWN, A, B], []))
+
+  it.each<[string, Lease[], boolean]>([
+    ['is empty', [], false],
+    ['is empty and older', [], true],
+    ['holds nothing as it was', [anew(OWN)], false],
+    ['is an older state', [OWN], true],
+  ])('and %s: they stay, are said once, and go when their term is over', (_, leases, replaced) => {
+    expect(changed(table.replace(leases, [], replaced))).toBe(false)
+    table.replace([anew(OWN)], [])
+    expect(shown()).toEqual(both)
+    expect(table.orphanCount).toBe(2)
+    expect(log.matching(/^warn etcd has lost 2 subnet leases .* 24 h at most/)).toHaveLength(1)
+    clock.advance(DAY - 1)
+    expect(changed(table.dropOrphans())).toBe(false)
+    clock.advance(1)
+    expect(table.dropOrphans().removed.map(formatSubnet).sort()).toEqual(both)
+    expect(shown()).toEqual([])
+    expect(table.orphanCount).toBe(0)
+  })
+
+  it('but not its history: what is missing was deleted', () => {
+    expect(table.replace([OWN, B], []).removed.map(formatSubnet)).toEqual(['10.5.1.0/24'])
+    expect(table.orphanCount).toBe(0)
+  })
+
+  it('gets them back from their owners', () => {
+    table.replace([], [])
+    table.update([put(anew(OWN)), put(anew(A))])
+    expect(table.orphanCount).toBe(1)
+    expect(changed(table.replace([anew(OWN), anew(A), anew(B)], []))).toBe(true)
+    expect(table.orphanCount).toBe(0)
+    expect(table.replace([anew(OWN), anew(A)], []).removed.map(formatSubnet)).toEqual(['10.5.2.0/24'])
+  })
+
+  it.each<[string, () => LeaseChanges]>([
+    ['an event', () => table.update([put(lease('10.5.9.0/24', '192.168.0.2'))])],
+    ['a list', () => table.replace([anew(OWN), lease('10.5.9.0/24', '192.168.0.2')], [])],
+  ])('lets go of a node that claims another subnet, by %s', (_, claim) => {
+    table.replace([], [])
+    expect(claim().removed.map(formatSubnet)).toEqual(['10.5.1.0/24'])
+    expect(shown()).toEqual(['10.5.2.0/24', '10.5.9.0/24'])
+    expect(table.orphanCount).toBe(1)
+  })
+
+  it('lets go of what another node claims, and of what is deleted', () => {
+    table.replace([], [])
+    table.update([put(lease('10.5.1.0/24', '192.168.0.7')), gone('10.5.2.0/24')])
+    expect([...table.leases()].map(({ attributes }) => attributes.publicIP)).toEqual([ip('192.168.0.7')])
+    expect(table.orphanCount).toBe(0)
   })
 })
 
@@ -134,10 +195,10 @@ describe('overlaps', () => {
     ['no overlap', [wide, lease('10.5.1.0/24', '192.168.0.6')], ['10.5.1.0/24', '10.5.64.0/22']],
   ])('%s, in whatever order they come', (_, leases, expected) => {
     for (const order of [leases, [...leases].reverse()]) {
-      const one = new LeaseTable({ rules, subnetLen: 24, log })
+      const one = new LeaseTable({ rules, subnetLen: 24, clock, log })
       one.replace(order, [])
       expect(shown(one)).toEqual(expected)
-      const other = new LeaseTable({ rules, subnetLen: 24, log })
+      const other = new LeaseTable({ rules, subnetLen: 24, clock, log })
       for (const each of order) other.update([put(each)])
       expect(shown(other)).toEqual(expected)
     }
@@ -171,7 +232,7 @@ describe('properties', () => {
   it('events one by one, events at once and a snapshot of the outcome all end the same, without overlaps', () => {
     fc.assert(
       fc.property(fc.array(change, { maxLength: 30 }), (events) => {
-        const single = new LeaseTable({ rules, subnetLen: 24, log })
+        const single = new LeaseTable({ rules, subnetLen: 24, clock, log })
         let after = ''
         for (const event of events) {
           const before = JSON.stringify(
@@ -187,7 +248,7 @@ describe('properties', () => {
           )
           expect(said).toBe(before !== after)
         }
-        const batch = new LeaseTable({ rules, subnetLen: 24, log })
+        const batch = new LeaseTable({ rules, subnetLen: 24, clock, log })
         batch.update(events)
         expect(shown(batch)).toEqual(shown(single))
         const outcome = new Map<string, Lease>()
@@ -201,7 +262,7 @@ describe('properties', () => {
             unreadable.delete(leaseKey(event.subnet))
           } else if (event.kind === 'bad') unreadable.set(event.bad.key, event.bad.reason)
         }
-        const snapshot = new LeaseTable({ rules, subnetLen: 24, log })
+        const snapshot = new LeaseTable({ rules, subnetLen: 24, clock, log })
         snapshot.replace(
           [...outcome.values()],
           [...unreadable].map(([key, reason]) => ({ key, reason })),

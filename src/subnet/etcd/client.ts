@@ -1,9 +1,10 @@
 /**
  * Requests to etcd's v2 API: plain HTTP, over kept connections, to the first endpoint that gives an answer.
  *
- * Which failure moves on to the next endpoint is flannel's rule: a connection that fails and a 5xx do, any other
- * answer ends the request and pins its endpoint. Requests that must not be carried out twice (a create, a delete)
- * are tried at one endpoint only. Unlike flannel's client, every wait is bounded.
+ * Which failure moves on to the next endpoint is flannel's rule: a connection that fails and a 5xx do, and so does what
+ * cannot come from an etcd; any other answer ends the request and pins its endpoint. Requests that must not be carried
+ * out twice (a create, a delete) are tried at one endpoint only. Unlike flannel's client, every wait is bounded, and when
+ * no endpoint answers all requests keep vigil together.
  */
 import { Agent, type IncomingHttpHeaders } from 'node:http'
 import { systemClock } from '../../clock.ts'
@@ -11,9 +12,10 @@ import type { Logger } from '../../log.ts'
 import { jsonKind } from '../gojson.ts'
 import { basicAuthorization, type Endpoint } from './endpoints.ts'
 import { EcodeUnauthorized, EtcdError, type EtcdErrorDetails, explainTransport } from './error.ts'
-import { Exchange } from './exchange.ts'
+import { AnswerTooLong, Exchange } from './exchange.ts'
 import { type EtcdOperation, EtcdTally } from './tally.ts'
 import { TlsAgent, type TlsFiles } from './tls.ts'
+import { Vigil } from './vigil.ts'
 
 export interface EtcdClientOptions {
   readonly endpoints: readonly Endpoint[]
@@ -23,6 +25,8 @@ export interface EtcdClientOptions {
   readonly log: Logger
   /** Milliseconds to connect, send and receive the answer's headers at one endpoint, and again for its body. */
   readonly timeoutMs?: number
+  /** Milliseconds between two questions to an etcd that is away. */
+  readonly vigilMs?: number
   /** 0 <= x < 1; orders the endpoints once, so that a fleet does not crowd the first. */
   readonly random?: () => number
   /** Monotonic milliseconds; the system's by default. */
@@ -40,7 +44,10 @@ export interface EtcdRequest {
   readonly once?: boolean
   /** Milliseconds the body may take, when other than the client's time-out. */
   readonly bodyTimeoutMs?: number
-  /** A body that does not come in time is an answer without one: nothing happened while etcd was asked to wait. */
+  /**
+   * A body that does not come in time, or whose connection breaks before, is an answer without one: nothing happened while
+   * etcd was asked to wait. So is a gateway's time-out (408, 504).
+   */
   readonly longPoll?: boolean
   /** Called when the headers are there; returning true drops the answer's body unread. */
   readonly onHeaders?: (state: EtcdState) => boolean
@@ -55,8 +62,16 @@ export interface EtcdState {
 }
 
 export interface EtcdAnswer extends EtcdState {
-  /** The JSON object of the answer; undefined for an empty body, or one that was dropped unread or never came in time. */
+  /** The JSON object of the answer; undefined for an empty body, or one that was dropped unread or never came. */
   readonly body: Readonly<Record<string, unknown>> | undefined
+  /** Of a long poll: it was given up here, after all its time. */
+  readonly waited?: boolean
+}
+
+/** Why an endpoint gave no answer. */
+interface Failure {
+  readonly endpoint: Endpoint
+  readonly error: EtcdError
 }
 
 const DEFAULT_TIMEOUT_MS = 5_000
@@ -73,6 +88,9 @@ export class EtcdClient {
   readonly #http: Agent
   readonly #tls: TlsAgent
   readonly #now: () => number
+  readonly #vigil: Vigil
+  /** Of each endpoint, by position, while none answers. */
+  #failures: (Failure | undefined)[] = []
 
   /** Reads the TLS files; throws a TlsFilesError when they cannot be used. Nothing is sent yet. */
   constructor(options: EtcdClientOptions) {
@@ -89,13 +107,22 @@ export class EtcdClient {
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#http = new Agent({ keepAlive: true, keepAliveMsecs: 30_000 })
     this.#tls = new TlsAgent(options.tls, options.log)
+    this.#vigil = new Vigil({
+      ask: async (signal) => {
+        await Promise.any(this.#endpoints.map((endpoint, i) => this.#lookOut(i, endpoint, signal)))
+      },
+      now: this.#now,
+      ...(options.vigilMs === undefined ? {} : { paceMs: options.vigilMs }),
+    })
   }
 
   /** Sends one request. Rejects with an EtcdError, or with the signal's reason when it is aborted. */
   async request(request: EtcdRequest): Promise<EtcdAnswer> {
+    if (this.#vigil.away) await this.#return(request)
     const { tally } = this
     const what = operationOf(request)
-    const failures: EtcdError[] = []
+    const since = this.#now()
+    const failures: Failure[] = []
     const tries = request.once === true ? 1 : this.#endpoints.length
     const first = tally.current
     for (let i = 0; i < tries; i++) {
@@ -118,13 +145,44 @@ export class EtcdClient {
           throw error
         }
         tally.failed(position, error.message)
-        failures.push(error)
+        failures[position] = { endpoint, error }
       }
     }
     // A write that may be sent only once still moves the next request away from the endpoint that failed.
     if (request.once === true) tally.current = (first + 1) % this.#endpoints.length
     tally.finished(what, 'failed')
+    if (tries === this.#endpoints.length) {
+      this.#failures = failures
+      this.#vigil.begin(since)
+    }
     throw allFailed(request, failures)
+  }
+
+  /** Waits for an etcd that is away; rejects as the request would. */
+  async #return(request: EtcdRequest): Promise<void> {
+    try {
+      await this.#vigil.wait(request.signal)
+    } catch {
+      request.signal.throwIfAborted()
+      throw allFailed(request, this.#failures)
+    }
+  }
+
+  /** Asks one endpoint for what is cheap and needs the whole cluster, so that a member cut off from it does not count. */
+  async #lookOut(position: number, endpoint: Endpoint, signal: AbortSignal): Promise<void> {
+    const { tally } = this
+    try {
+      const request = { method: 'GET', key: '/', query: { quorum: 'true' }, signal } as const
+      await this.#ask(endpoint, request, (begun) => tally.answered(position, 'get', begun, this.#now()))
+    } catch (error) {
+      if (!(error instanceof EtcdError)) throw error
+      if (movesOn(error)) {
+        tally.failed(position, error.message)
+        this.#failures[position] = { endpoint, error }
+        throw error
+      }
+    }
+    tally.current = position
   }
 
   /** Closes all connections; requests under way fail. */
@@ -161,9 +219,12 @@ export class EtcdClient {
       } catch (error) {
         request.signal.throwIfAborted()
         if (error instanceof EtcdError) throw error
-        if (!exchange.timedOut) throw call.error('transport', explainTransport(error))
+        if (exchange.stale && request.once !== true) continue
         // etcd began to wait, and nothing happened while it did: that is an answer.
-        if (request.longPoll === true && call.state !== undefined) return { ...call.state, body: undefined }
+        if (request.longPoll === true && call.state !== undefined && !(error instanceof AnswerTooLong)) {
+          return { ...call.state, body: undefined, waited: exchange.timedOut }
+        }
+        if (!exchange.timedOut) throw call.error('transport', explainTransport(error))
         throw call.error('timeout', `no answer within ${limit / 1000} s`)
       } finally {
         exchange.close()
@@ -225,6 +286,7 @@ async function readAnswer(
     index: Number(headers['x-etcd-index'] ?? 0) || 0,
     clusterId: String(headers['x-etcd-cluster-id'] ?? ''),
   }
+  if (call.request.longPoll === true && GATEWAY_TIMEOUTS.has(status)) return { ...state, body: undefined }
   if (status !== 200 && status !== 201) throw refusal(call, status, await read())
   call.state = state
   if (call.request.onHeaders?.(state) === true) return { ...state, body: undefined }
@@ -239,6 +301,8 @@ async function readAnswer(
   }
   return { ...state, body }
 }
+
+const GATEWAY_TIMEOUTS: ReadonlySet<number> = new Set([408, 504])
 
 /** What an answer other than 200 and 201 means. */
 function refusal(call: Call, status: number, text: string): EtcdError {
@@ -299,17 +363,23 @@ function operationOf({ method, query, longPoll }: EtcdRequest): EtcdOperation {
   return longPoll === true ? 'watch' : query?.recursive === 'true' ? 'list' : 'get'
 }
 
-function movesOn(error: EtcdError): boolean {
-  return error.kind === 'transport' || error.kind === 'timeout' || (error.status ?? 0) >= 500
+function movesOn({ kind, status = 0 }: EtcdError): boolean {
+  return kind === 'transport' || kind === 'timeout' || kind === 'protocol' || status >= 500
 }
 
-function allFailed(request: EtcdRequest, failures: readonly EtcdError[]): EtcdError {
+function allFailed(request: EtcdRequest, places: readonly (Failure | undefined)[]): EtcdError {
+  const failures = places.filter((place) => place !== undefined)
+  const path = target({ ...request, query: {} })
   const [only] = failures
-  if (failures.length === 1 && only !== undefined) return only
+  if (failures.length === 1 && only !== undefined) {
+    const { endpoint, error } = only
+    return error.of(`${request.method} ${endpoint.base}${path}`)
+  }
+  const reasons = failures.map(({ endpoint, error }) => `${endpoint.base}: ${error.reason}`)
   return new EtcdError({
-    kind: failures.every(({ kind }) => kind === 'timeout') ? 'timeout' : 'transport',
-    request: `${request.method} ${target({ ...request, query: {} })}`,
-    reason: `etcd cluster is unavailable or misconfigured: ${failures.map(({ message }) => message).join('; ')}`,
+    kind: failures.every(({ error }) => error.kind === 'timeout') ? 'timeout' : 'transport',
+    request: `${request.method} ${path}`,
+    reason: `etcd cluster is unavailable or misconfigured: ${reasons.join('; ')}`,
     transient: true,
   })
 }

@@ -45,6 +45,20 @@ export class EtcdError extends Error {
     this.index = details.index
     this.transient = details.transient
   }
+
+  /** The same failure, of another request. */
+  of(request: string): EtcdError {
+    const { kind, reason, errorCode, status, index, transient } = this
+    return new EtcdError({
+      request,
+      kind,
+      reason,
+      transient,
+      ...(errorCode === undefined ? {} : { errorCode }),
+      ...(status === undefined ? {} : { status }),
+      ...(index === undefined ? {} : { index }),
+    })
+  }
 }
 
 /** Whether `error` is etcd's answer with this error number. */

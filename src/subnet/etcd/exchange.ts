@@ -35,6 +35,16 @@ export class Exchange {
   /** Whether a time limit ended it. */
   timedOut = false
 
+  /** It failed because the other side had closed a kept connection before it was used: the same request may be sent anew. */
+  get stale(): boolean {
+    return (
+      this.#failure !== undefined &&
+      !this.timedOut &&
+      this.#request.reusedSocket &&
+      this.#response === undefined
+    )
+  }
+
   constructor({ method, url, headers, body, agent, signal }: ExchangeOptions) {
     this.#request = request({
       method,

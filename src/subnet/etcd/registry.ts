@@ -3,6 +3,7 @@ import type { Subnet } from '../../ip.ts'
 import type { BadLease, Lease, LeaseAttributes, LeaseEvent } from '../lease.ts'
 import { decodeLeaseValue, encodeLeaseValue, leaseKey, parseLeaseKey } from '../leasecodec.ts'
 import {
+  type ConfigStep,
   type ConfigText,
   LEASE_TTL_SECONDS,
   type LeaseList,
@@ -15,8 +16,13 @@ import {
 import type { EtcdAnswer, EtcdClient, EtcdRequest } from './client.ts'
 import { EcodeKeyNotFound, EtcdError, isEtcdCode } from './error.ts'
 
-/** A long poll without news is given up and asked again after this long: a dead connection looks the same. */
-const WATCH_IDLE_MS = 5 * 60_000
+/**
+ * A long poll without news is given up and asked again after this long, a quarter more or less by chance: a dead
+ * connection and a member that hangs look the same.
+ */
+const WATCH_IDLE_MS = 60_000
+/** The config is in no hurry. */
+const CONFIG_IDLE_FACTOR = 10
 /** A list of 65,000 leases is 19 MB; slow links get time for it. */
 const LIST_BODY_MS = 30_000
 
@@ -38,9 +44,10 @@ export class EtcdRegistry implements Registry {
 
   async getConfig(signal: AbortSignal): Promise<ConfigText> {
     const request = { method: 'GET', key: this.#configKey, query: READ, signal } as const
-    const node = nodeOf(request, await this.#client.request(request))
+    const answer = await this.#client.request(request)
+    const node = nodeOf(request, answer)
     if (node.dir) throw unexpected(request, 'the config is a directory: remove it and put the JSON there')
-    return { text: node.value, modifiedIndex: node.modifiedIndex }
+    return { text: node.value, index: answer.index, clusterId: answer.clusterId }
   }
 
   async listLeases(signal: AbortSignal): Promise<LeaseList> {
@@ -111,38 +118,51 @@ export class EtcdRegistry implements Registry {
   }
 
   async watch(wait: WatchWait, signal: AbortSignal): Promise<WatchStep> {
-    const { waitIndex, clusterId } = wait
-    let resync: WatchStep | undefined
+    const query = { recursive: 'true' }
+    const poll = await this.#poll({ key: this.#subnetsKey, query, idleMs: this.#watchIdleMs, wait, signal })
+    return 'kind' in poll ? poll : this.#decodeEvent(poll.request, poll.answer, wait.waitIndex)
+  }
+
+  async watchConfig(wait: WatchWait, signal: AbortSignal): Promise<ConfigStep> {
+    const idleMs = CONFIG_IDLE_FACTOR * this.#watchIdleMs
+    const poll = await this.#poll({ key: this.#configKey, query: {}, idleMs, wait, signal })
+    return 'kind' in poll && poll.kind === 'idle' ? poll : { kind: 'changed' }
+  }
+
+  /** One long poll; its answer, unless there was nothing, or the store is not the one that is waited for. */
+  async #poll(options: {
+    readonly key: string
+    readonly query: Readonly<Record<string, string>>
+    readonly idleMs: number
+    readonly wait: WatchWait
+    readonly signal: AbortSignal
+  }): Promise<Poll> {
+    const { key, query, idleMs, signal } = options
+    const { waitIndex, clusterId } = options.wait
+    let reason: string | undefined
     // etcd sends the headers when it begins to wait, not when it has an event.
     let started = waitIndex - 1
     const request: EtcdRequest = {
       method: 'GET',
-      key: this.#subnetsKey,
-      query: { recursive: 'true', wait: 'true', waitIndex: String(waitIndex) },
+      key,
+      query: { ...query, wait: 'true', waitIndex: String(waitIndex) },
       longPoll: true,
-      bodyTimeoutMs: this.#watchIdleMs,
+      bodyTimeoutMs: idleMs * (0.75 + Math.random() / 2),
       signal,
       onHeaders: (state) => {
         if (clusterId !== '' && state.clusterId !== '' && state.clusterId !== clusterId) {
-          resync = {
-            kind: 'resync',
-            reason: `the etcd cluster changed from ${clusterId} to ${state.clusterId}`,
-          }
+          reason = `the etcd cluster changed from ${clusterId} to ${state.clusterId}`
         } else if (state.index < waitIndex - 1) {
-          resync = {
-            kind: 'resync',
-            reason: `etcd's index went back from ${waitIndex - 1} to ${state.index}`,
-          }
+          reason = `etcd's index went back from ${waitIndex - 1} to ${state.index}`
         }
         started = Math.max(started, state.index)
-        return resync !== undefined
+        return reason !== undefined
       },
     }
     const answer = await this.#client.request(request)
-    if (resync !== undefined) return resync
-    return answer.body === undefined
-      ? { kind: 'idle', index: started, clusterId: answer.clusterId }
-      : this.#decodeEvent(request, answer, waitIndex)
+    if (reason !== undefined) return { kind: 'resync', reason }
+    if (answer.body !== undefined) return { request, answer }
+    return { kind: 'idle', index: started, clusterId: answer.clusterId, waited: answer.waited === true }
   }
 
   #decodeEvent(request: EtcdRequest, answer: EtcdAnswer, waitIndex: number): WatchStep {
@@ -175,6 +195,10 @@ export class EtcdRegistry implements Registry {
     return `${this.#subnetsKey}/${leaseKey(subnet)}`
   }
 }
+
+type Poll =
+  | { readonly request: EtcdRequest; readonly answer: EtcdAnswer }
+  | Exclude<WatchStep, { kind: 'event' }>
 
 const READ = { quorum: 'true', recursive: 'false', sorted: 'false' } as const
 const REMOVALS: ReadonlySet<string> = new Set(['delete', 'expire', 'compareAndDelete'])
