@@ -26,8 +26,11 @@ export type Fault =
   /** Every `every`th byte of a connection has its bits inverted. */
   | { readonly kind: 'corrupt'; readonly every: number }
 
-/** How new connections are met: let through, closed at once (reset), or taken and never connected to the server. */
-export type Door = 'open' | 'refuse' | 'silent'
+/**
+ * How new connections are met: let through, closed at once (reset), taken and never connected to the server, or answered
+ * by somebody else: `bytes` for every request, and with `endless` more of them ten times a second without end.
+ */
+export type Door = 'open' | 'refuse' | 'silent' | { readonly bytes: string; readonly endless?: string }
 
 export interface ProxyState {
   readonly toServer?: Fault
@@ -35,13 +38,21 @@ export interface ProxyState {
   readonly door?: Door
 }
 
+export interface ProxyStats {
+  /** Connections so far. */
+  readonly accepted: number
+  /** Connections that are open now. */
+  readonly open: number
+  /** Times that somebody else answered. */
+  readonly answered: number
+}
+
 export interface ProxyControl {
   /** Changes what is named and leaves the rest. */
   set(state: ProxyState): Promise<void>
   /** Resets every open connection. */
   cut(): Promise<void>
-  /** Connections accepted so far, and open now. */
-  stats(): Promise<{ readonly accepted: number; readonly open: number }>
+  stats(): Promise<ProxyStats>
   close(): Promise<void>
 }
 
@@ -60,6 +71,7 @@ export class TcpProxy implements ProxyControl {
   readonly #target: Endpoint
   #state: Required<ProxyState> = { toServer: PASS, toClient: PASS, door: 'open' }
   #accepted = 0
+  #answered = 0
 
   private constructor(target: Endpoint) {
     this.#target = target
@@ -89,8 +101,9 @@ export class TcpProxy implements ProxyControl {
     for (const pipe of this.#pipes) pipe.reset()
   }
 
-  async stats(): Promise<{ accepted: number; open: number }> {
-    return { accepted: this.#accepted, open: this.#idle.size + this.#pipes.size / 2 }
+  async stats(): Promise<ProxyStats> {
+    const open = this.#idle.size + this.#pipes.size / 2
+    return { accepted: this.#accepted, open, answered: this.#answered }
   }
 
   async close(): Promise<void> {
@@ -112,6 +125,10 @@ export class TcpProxy implements ProxyControl {
       client.on('close', () => this.#idle.delete(client)).resume()
       return
     }
+    if (typeof this.#state.door === 'object') {
+      this.#impersonate(client, this.#state.door)
+      return
+    }
     const server = connect({ ...this.#target, allowHalfOpen: true })
     server.on('error', () => client.resetAndDestroy())
     const pipes = [
@@ -122,6 +139,20 @@ export class TcpProxy implements ProxyControl {
       this.#pipes.add(pipe)
       client.on('close', () => this.#pipes.delete(pipe))
     }
+  }
+
+  #impersonate(client: Socket, { bytes, endless }: Exclude<Door, string>): void {
+    this.#idle.add(client)
+    const timers: NodeJS.Timeout[] = []
+    client.on('data', () => {
+      this.#answered++
+      client.write(bytes)
+      if (endless !== undefined) timers.push(setInterval(() => client.write(endless), 100))
+    })
+    client.on('close', () => {
+      this.#idle.delete(client)
+      timers.forEach(clearInterval)
+    })
   }
 }
 

@@ -1,0 +1,434 @@
+/**
+ * etcd in trouble, seen from one node. Node 1 reaches it through a proxy, node 2 does not, and their pods ping each other
+ * all the while. What every fault has to leave as it was: the data plane, the process, and the peace of log and etcd.
+ */
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { asRoot, enableAuth } from './auth.ts'
+import type { EtcdOptions } from './etcd.ts'
+import {
+  type Daemon,
+  Lab,
+  leaseValue,
+  monotonic,
+  type PeerLease,
+  PREFIX,
+  peerLeases,
+  startPinger,
+  waitFor,
+} from './lab.ts'
+import { lines } from './namespace.ts'
+import type { Pod } from './pod.ts'
+import { type Door, type Fault, type ProxyControl, startProxy } from './proxy.ts'
+import { settled } from './settled.ts'
+import { makeTls } from './tls.ts'
+
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
+
+const CONFIG = { Network: '100.64.0.0/10', SubnetLen: 24, Backend: { Type: 'vxlan' } }
+/** From etcd's return to the last route: a question a second, and a quarter, and then the list. */
+const RECOVERY_MS = 2_000
+/** A machine with more to do than it can makes everything late; a retry that is missing would be later still. */
+const PATIENCE = 2
+const WINDOW_MS = 3_000
+
+/** Peers that exist in etcd only, each once. */
+let peers = 0
+const newPeer = (): PeerLease => peerLeases(1, { first: 15_000 + ++peers })[0] as PeerLease
+
+interface Outcome {
+  readonly log: readonly string[]
+  readonly complaints: readonly string[]
+  /** Connections, or requests where one connection may hold many, per second. */
+  readonly asked: number
+  /** Milliseconds. */
+  readonly recovery: number
+}
+
+class Scene {
+  readonly lab: Lab
+  readonly proxies: readonly ProxyControl[]
+  readonly daemons: readonly Daemon[]
+  readonly #pods: readonly Pod[]
+
+  private constructor(
+    lab: Lab,
+    proxies: readonly ProxyControl[],
+    daemons: readonly Daemon[],
+    pods: readonly Pod[],
+  ) {
+    this.lab = lab
+    this.proxies = proxies
+    this.daemons = daemons
+    this.#pods = pods
+  }
+
+  /** A proxy stands before each member of etcd; `args` are those of both daemons. */
+  static async create(etcdOptions: EtcdOptions = {}, args: readonly string[] = []): Promise<Scene> {
+    const lab = await Lab.create({ nodes: 2 })
+    try {
+      const etcd = await lab.startEtcd(etcdOptions)
+      await etcd.config(CONFIG)
+      const proxies: ProxyControl[] = []
+      for (const { address } of etcd.members) {
+        const proxy = await startProxy(
+          lab.switch,
+          { host: address, port: 4001 },
+          { host: address, port: 2379 },
+        )
+        lab.onClose(() => proxy.close())
+        proxies.push(proxy)
+      }
+      const through = ['-etcd-endpoints', etcd.endpoints.replaceAll(':2379', ':4001'), ...args]
+      const daemons = [await lab.daemon(1, { args: through }), await lab.daemon(2, { args })]
+      for (const daemon of daemons) await daemon.waitReady()
+      const pods: Pod[] = []
+      for (const daemon of daemons) pods.push(await lab.pod(daemon))
+      for (const [i, daemon] of daemons.entries()) await settled(lab, daemon, i + 1)
+      return new Scene(lab, proxies, daemons, pods)
+    } catch (error) {
+      await lab.close()
+      throw error
+    }
+  }
+
+  get daemon(): Daemon {
+    return this.daemons[0] as Daemon
+  }
+
+  get proxy(): ProxyControl {
+    return this.proxies[0] as ProxyControl
+  }
+
+  /** Has it happen, and rejects if a packet between the pods is lost, or a daemon, meanwhile. */
+  async unharmed(happens: () => Promise<unknown>): Promise<void> {
+    const [here, there] = this.#pods as [Pod, Pod]
+    const pinger = await startPinger(here.namespace, there.address)
+    try {
+      await happens()
+    } finally {
+      const { lost, received } = await pinger.stop()
+      expect(lost, 'echoes lost between the pods').toEqual([])
+      expect(received).toBeGreaterThan(0)
+    }
+    expect(this.daemons.every(({ running }) => running)).toBe(true)
+  }
+
+  async hasRoute({ key }: PeerLease): Promise<boolean> {
+    const routes = await this.lab.node(1).routes('flannel.1')
+    return routes.some((route) => route.startsWith(key.replace('-', '/')))
+  }
+
+  /** Has a peer join, by a member of etcd that runs, and waits until the daemon knows; resolves to the milliseconds that took. */
+  async learns({ timeout = 10_000, peer = newPeer() } = {}): Promise<number> {
+    const path = `/v2/keys${PREFIX}/subnets/${peer.key}`
+    await waitFor(
+      async () => {
+        const member = this.lab.etcd.members.find(({ running }) => running)
+        const answer = await member?.request('PUT', path, { value: leaseValue(peer), ttl: 86_400 })
+        return answer !== undefined && answer.status < 300
+      },
+      { what: 'etcd to take a lease', timeout: 20_000 },
+    )
+    const from = monotonic()
+    const what = (): string => `the route to ${peer.key}: ${this.daemon.log().slice(-3000)}`
+    await waitFor(() => this.hasRoute(peer), { what, timeout, interval: 20 })
+    return monotonic() - from
+  }
+
+  async asked(): Promise<number> {
+    const stats = await Promise.all(this.proxies.map((proxy) => proxy.stats()))
+    return stats.reduce((sum, { accepted, answered }) => sum + Math.max(accepted, answered), 0)
+  }
+
+  /** Has etcd misbehave for a while and ends that. */
+  async endure(begin: () => Promise<unknown>, end: () => Promise<unknown>): Promise<Outcome> {
+    const { lab, daemon } = this
+    const before = daemon.log().length
+    let asked = 0
+    let recovery = 0
+    await this.unharmed(async () => {
+      await begin()
+      // What is in the air is done when the counting begins.
+      await sleep(WINDOW_MS / 3)
+      const count = await this.asked()
+      const from = monotonic()
+      // What is measured here is a rate.
+      await sleep(WINDOW_MS)
+      asked = ((await this.asked()) - count) / ((monotonic() - from) / 1000)
+      await end()
+      recovery = await this.learns()
+      await settled(lab, daemon, 1)
+    })
+    const log = lines(daemon.log().slice(before))
+    return { log, complaints: log.filter((line) => / (warn|error) /.test(line)), asked, recovery }
+  }
+}
+
+const HTML = '<html><body>It works!</body></html>\n'
+const http = (head: string, body: string): string =>
+  `HTTP/1.1 ${head}\r\nContent-Type: text/html\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+const CHUNKED =
+  'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Etcd-Index: 5\r\nTransfer-Encoding: chunked\r\n\r\n'
+const AGAIN = /Watching subnet leases again after \d+ failed attempts in \d+ s/
+const pass = { kind: 'pass' } as const
+const stall = { kind: 'stall' } as const
+
+describe('one etcd behind a proxy', () => {
+  let scene: Scene
+  beforeAll(async () => {
+    scene = await Scene.create()
+  })
+  afterAll(() => scene?.lab.close())
+
+  type State = { door?: Door; toClient?: Fault; toServer?: Fault }
+  const set = (state: State) => (): Promise<void> => scene.proxy.set(state)
+  /** Open connections are reset, new ones get the fault. */
+  const behind = (state: State) => async (): Promise<void> => {
+    await scene.proxy.set(state)
+    await scene.proxy.cut()
+  }
+  const heal = set({ door: 'open', toClient: pass, toServer: pass })
+  /** Who answered for etcd is gone, with its connections. */
+  const unmask = behind({ door: 'open' })
+  const freeze = (frozen: boolean) => async (): Promise<void> => scene.lab.etcd.members[0]?.freeze(frozen)
+
+  test.each<[what: string, begin: () => Promise<unknown>, end: () => Promise<unknown>, complaint?: RegExp]>([
+    ['refuses connections', behind({ door: 'refuse' }), heal, /connection was reset/],
+    ['takes connections and is silent', behind({ door: 'silent' }), heal],
+    [
+      'is killed and started again',
+      () => scene.lab.etcd.stop('SIGKILL'),
+      () => scene.lab.etcd.restart(),
+      /reset/,
+    ],
+    ['is frozen, its connections open', freeze(true), freeze(false)],
+    ['stalls open connections', set({ toClient: stall, toServer: stall }), heal],
+    ['stalls after it has taken the request', behind({ toClient: stall }), heal],
+    ['answers HTML', behind({ door: { bytes: http('200 OK', HTML) } }), unmask, /is invalid json/],
+    ['answers 503', behind({ door: { bytes: http('503 Service Unavailable', HTML) } }), unmask, /HTTP 503/],
+    [
+      'is behind a gateway that gives up',
+      behind({ door: { bytes: http('504 Gateway Timeout', '') } }),
+      unmask,
+      /HTTP 504/,
+    ],
+    ['never ends an answer', behind({ door: { bytes: CHUNKED, endless: '6\r\n{"a": \r\n' } }), heal],
+    [
+      'never ends its headers',
+      behind({ door: { bytes: 'HTTP/1.1 200 OK\r\n', endless: 'X-More: x\r\n' } }),
+      heal,
+    ],
+    [
+      'breaks off its answers',
+      behind({ toClient: { kind: 'truncate', after: 150 } }),
+      heal,
+      /reset before the answer/,
+    ],
+    ['garbles its answers', behind({ toClient: { kind: 'corrupt', every: 40 } }), heal, /is this etcd/],
+  ])('that %s', async (_, begin, end, complaint) => {
+    const { complaints, log, asked, recovery } = await scene.endure(begin, end)
+    // Half a request more for what falls on the edge of the window.
+    expect(asked).toBeLessThan(1.5)
+    expect(recovery).toBeLessThan(RECOVERY_MS * PATIENCE)
+    expect(complaints.length).toBeLessThan(4)
+    if (complaint === undefined) return
+    expect(complaints.filter((line) => complaint.test(line)).length).toBeGreaterThan(0)
+    expect(log.filter((line) => AGAIN.test(line))).toHaveLength(1)
+  })
+})
+
+describe('a store that is not what it was', () => {
+  let scene: Scene
+  beforeAll(async () => {
+    scene = await Scene.create()
+  })
+  afterAll(() => scene?.lab.close())
+
+  const kept = async (gone: readonly PeerLease[]): Promise<void> => {
+    for (const peer of gone) expect(await scene.hasRoute(peer), peer.key).toBe(true)
+  }
+  const ownKeys = (): string[] => scene.daemons.map((daemon) => `${PREFIX}/subnets/${daemon.leaseKey()}`)
+  const claimedAgain = (): Promise<unknown> =>
+    waitFor(async () => (await Promise.all(ownKeys().map((key) => scene.lab.etcd.get(key)))).every(Boolean), {
+      what: () => `the leases of both nodes: ${scene.daemon.log().slice(-2000)}`,
+    })
+
+  test('that wants a password from now on', async () => {
+    const { lab, daemon, proxy } = scene
+    await enableAuth(lab)
+    const { complaints, log, asked } = await scene.endure(
+      () => proxy.cut(),
+      () => asRoot(lab, 'DELETE', '/v2/auth/enable'),
+    )
+    expect(asked).toBeLessThan(2)
+    expect(complaints).toEqual([
+      expect.stringMatching(/Watch subnets: .*check -etcd-username and -etcd-password/),
+    ])
+    expect(log.filter((line) => AGAIN.test(line))).toHaveLength(1)
+    expect(daemon.running).toBe(true)
+  })
+
+  test('whose history is past the point where the node was cut off: what was deleted goes, what changed changes', async () => {
+    const { lab, proxy, daemon } = scene
+    const [gone, changed] = [newPeer(), newPeer()]
+    await scene.learns({ peer: gone })
+    await scene.learns({ peer: changed })
+    await scene.unharmed(async () => {
+      await proxy.set({ door: 'refuse' })
+      await proxy.cut()
+      await lab.etcd.delete(`${PREFIX}/subnets/${gone.key}`)
+      await lab.etcd.putLease({ ...changed, publicIP: '10.200.250.1', mac: '02:00:00:ff:00:01' })
+      await Promise.all(Array.from({ length: 1_100 }, (_, i) => lab.etcd.put('/elsewhere', String(i))))
+      await proxy.set({ door: 'open' })
+      await scene.learns()
+      await settled(lab, daemon, 1)
+    })
+    expect(await scene.hasRoute(gone)).toBe(false)
+  })
+
+  test('restored from an older backup: the peers that it does not know stay, and may claim their subnets again', async () => {
+    const { lab, daemon } = scene
+    const [member] = lab.etcd.members
+    const data = join(member?.dir ?? '', 'data')
+    const backup = join(lab.dir, 'backup')
+    await lab.etcd.stop('SIGTERM')
+    cpSync(data, backup, { recursive: true })
+    await lab.etcd.restart()
+    const late = [newPeer(), newPeer(), newPeer()]
+    for (const peer of late) await scene.learns({ peer })
+    await scene.unharmed(async () => {
+      await lab.etcd.stop('SIGKILL')
+      rmSync(data, { recursive: true })
+      cpSync(backup, data, { recursive: true })
+      await lab.etcd.restart()
+      await daemon.waitLog(/etcd has lost 3 subnet leases/)
+      await scene.learns()
+      await kept(late)
+      for (const peer of late) await lab.etcd.putLease(peer)
+      await settled(lab, daemon, 1)
+      for (const { key } of late) await lab.etcd.delete(`${PREFIX}/subnets/${key}`)
+      await settled(lab, daemon, 1)
+    })
+  })
+
+  test('empty: both nodes claim their subnets again, and the others stay until they do', async () => {
+    const { lab, daemon } = scene
+    const peer = newPeer()
+    await scene.learns({ peer })
+    await scene.unharmed(async () => {
+      await lab.etcd.replace()
+      await claimedAgain()
+      await daemon.waitLog(/The network config in etcd cannot be used any more, .*it was removed/)
+      await scene.learns()
+      await kept([peer])
+      await lab.etcd.config(CONFIG)
+      await daemon.waitLog(/The network config in etcd is the one in use again/)
+    })
+  })
+
+  test.each([
+    ['the folder of the leases', `${PREFIX}/subnets`],
+    ['all of flannel', PREFIX],
+  ])('from which somebody removed %s', async (_, folder) => {
+    const { lab } = scene
+    const peer = newPeer()
+    await scene.learns({ peer })
+    await scene.unharmed(async () => {
+      await lab.etcd.delete(folder, true)
+      await claimedAgain()
+      await scene.learns()
+      await kept([peer])
+    })
+    await lab.etcd.config(CONFIG)
+  })
+})
+
+describe('three members', () => {
+  let scene: Scene
+  beforeAll(async () => {
+    scene = await Scene.create({ members: 3 })
+  })
+  afterAll(() => scene?.lab.close())
+
+  /** Milliseconds that an election may take, by etcd's defaults, on a busy machine. */
+  const ELECTION = 10_000
+
+  const leader = async (): Promise<number> => {
+    const states = await Promise.all(
+      scene.lab.etcd.members.map((member) => member.request('GET', '/v2/stats/self')),
+    )
+    return states.findIndex(({ body }) => 'state' in body && body.state === 'StateLeader')
+  }
+
+  test('lose their leader, then their quorum, and heal', async () => {
+    const { lab, daemon } = scene
+    const { members } = lab.etcd
+    const first = await leader()
+    await scene.unharmed(async () => {
+      await members[first]?.stop('SIGKILL')
+      await scene.learns({ timeout: ELECTION })
+    })
+    const second = (first + 1) % 3
+    const { complaints, log, asked, recovery } = await scene.endure(
+      async () => {
+        await members[second]?.stop('SIGKILL')
+        await Promise.all(scene.proxies.map((proxy) => proxy.cut()))
+        await daemon.waitLog(/Watch subnets: .*unavailable or misconfigured.*no answer within/, 30_000)
+      },
+      async () => {
+        for (const i of [first, second]) members[i]?.start()
+        await lab.etcd.ready()
+      },
+    )
+    // Each member is asked once a second.
+    expect(asked).toBeLessThan(3 * 1.5)
+    expect(recovery).toBeLessThan(ELECTION)
+    expect(complaints.length).toBeLessThan(4)
+    expect(log.filter((line) => AGAIN.test(line))).toHaveLength(1)
+  })
+
+  test('one of which hangs with its connections open, the very one that is asked', async () => {
+    const { lab, daemon, proxies } = scene
+    const { members } = lab.etcd
+    const open = await Promise.all(proxies.map(async (proxy) => (await proxy.stats()).open))
+    const asked = open.indexOf(Math.max(...open))
+    const other = members.find((_, i) => i !== asked)
+    const peer = newPeer()
+    await scene
+      .unharmed(async () => {
+        members[asked]?.freeze(true)
+        await proxies[asked]?.cut()
+        const path = `/v2/keys${PREFIX}/subnets/${peer.key}`
+        const put = (): Promise<boolean> | undefined =>
+          other?.request('PUT', path, { value: leaseValue(peer) }).then(({ status }) => status < 300)
+        await waitFor(put, { what: 'another member to take a lease', timeout: 30_000 })
+        const what = (): string => `the route: ${daemon.log().slice(-2000)}`
+        await waitFor(() => scene.hasRoute(peer), { what, timeout: 15_000 })
+      })
+      .finally(() => members[asked]?.freeze(false))
+  })
+})
+
+test('certificates, keys and the CA itself are replaced on disk', async () => {
+  const scene = await Scene.create({ tls: true })
+  try {
+    const { lab, daemon } = scene
+    const addresses = lab.etcd.members.map(({ address }) => address)
+    await scene.unharmed(async () => {
+      await lab.etcd.stop('SIGKILL')
+      const { clientKeyFile } = await makeTls(join(lab.dir, 'etcd'), addresses)
+      const key = readFileSync(clientKeyFile)
+      writeFileSync(clientKeyFile, key.subarray(0, key.length / 2))
+      await daemon.waitLog(/The replaced TLS files for etcd cannot be used, keeping the previous ones/)
+      writeFileSync(clientKeyFile, key)
+      await lab.etcd.restart()
+      expect(await scene.learns()).toBeLessThan(RECOVERY_MS * PATIENCE)
+      expect(daemon.log()).toMatch(/The TLS files for etcd were replaced; new connections use them/)
+    })
+  } finally {
+    await scene.lab.close()
+  }
+})
