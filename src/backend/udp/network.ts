@@ -9,20 +9,13 @@
  */
 import { formatIpv4, formatSubnet, type Ipv4, netmask, type Subnet, subnetKey } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
-import {
-  RT_SCOPE_UNIVERSE,
-  RT_TABLE_MAIN,
-  RTN_UNICAST,
-  RTPROT_BOOT,
-  RTPROT_KERNEL,
-} from '../../netlink/constants.ts'
+import { RT_SCOPE_UNIVERSE } from '../../netlink/constants.ts'
 import type { Notification } from '../../netlink/monitor.ts'
-import { deleteRoute, dumpRoutes, type Route, replaceRoute } from '../../netlink/route.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { DeltaTracker } from '../delta.ts'
 import { ensureLink, findLink, renameLink } from '../device.ts'
-import { deletions, type May, type Operation, type TableKey, writes } from '../operations.ts'
+import { NetworkRoute } from '../networkroute.ts'
+import type { May, Operation, TableKey } from '../operations.ts'
 import {
   DeviceError,
   type DeviceOutcome,
@@ -32,7 +25,6 @@ import {
   type PeerStatus,
   Reconciler,
 } from '../reconciler.ts'
-import { routeKey } from '../routes.ts'
 import type { Tunnel } from './tunnel.ts'
 
 export interface UdpNetworkOptions extends BackendContext, NetworkHooks {
@@ -123,11 +115,9 @@ class UdpModel implements Model {
   readonly #rtnl: Rtnl
   readonly #options: UdpNetworkOptions
   readonly #peers = new Map<number, { readonly subnet: Subnet; readonly host: Ipv4 }>()
-  readonly #routes = new DeltaTracker<string, Route>(() => true)
+  readonly #network: NetworkRoute
   /** The device as it was last seen; index 0 before there is one. */
   #device = { index: 0, name: DEVICE.replace('%d', '0') }
-  /** The key of the wanted route. */
-  #route: string | undefined
   #bound: Ipv4 | undefined
   #handedOver = true
 
@@ -135,6 +125,7 @@ class UdpModel implements Model {
     this.#options = options
     this.#rtnl = options.rtnl
     this.underlay = options.underlay
+    this.#network = new NetworkRoute({ ...options, scope: RT_SCOPE_UNIVERSE, device: () => this.#device })
   }
 
   get name(): string {
@@ -178,25 +169,16 @@ class UdpModel implements Model {
       this.#bound = this.underlay.address
       changes.push(`listening on UDP ${formatIpv4(this.#bound)}:${port}`)
     }
-    if (index !== before) this.#wantRoute()
+    if (index !== before) this.#network.want()
     return { moved: index !== before, recreated: undefined, changes }
   }
 
   load(): TableKey[] {
-    const ours = this.#rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN })).filter((r) => this.#ownsRoute(r))
-    const surprising = this.#routes.holdExactly(ours.map((route) => [routeKey(route), route]))
-    return surprising.map((key) => ({ table: 'route', key }))
+    return this.#network.load()
   }
 
   observe(notification: Notification): TableKey[] | undefined {
-    if (notification.kind !== 'route') return []
-    const { value, deleted, replaced } = notification
-    const key = routeKey(value)
-    // The kernel says what came, not what went.
-    if (replaced && this.#isNetwork(value) && this.#routes.held(key) === undefined) return undefined
-    if (!this.#ownsRoute(value)) return []
-    const news = deleted ? this.#routes.lose(key) : this.#routes.hold(key, value)
-    return news ? [{ table: 'route', key }] : []
+    return this.#network.observe(notification)
   }
 
   doubt(notification: LinkNotification): Doubt {
@@ -239,8 +221,8 @@ class UdpModel implements Model {
   }
 
   *plan(may: May): Generator<readonly Operation[]> {
-    yield [...writes('route', this.#routes, (route) => replaceRoute(route, this.name), may)]
-    yield [...deletions('route', this.#routes, deleteRoute, may)]
+    yield [...this.#network.writes(may)]
+    yield [...this.#network.deletions(may)]
   }
 
   inspect(): (subnet: Subnet) => PeerStatus | undefined {
@@ -251,39 +233,6 @@ class UdpModel implements Model {
   }
 
   counts() {
-    return { route: this.#routes.counts }
-  }
-
-  #wantRoute(): void {
-    if (this.#route !== undefined) this.#routes.unwant(this.#route)
-    const route: Route = {
-      destination: this.#options.network,
-      table: RT_TABLE_MAIN,
-      protocol: RTPROT_BOOT,
-      scope: RT_SCOPE_UNIVERSE,
-      type: RTN_UNICAST,
-      tos: 0,
-      metric: 0,
-      gateway: undefined,
-      nexthopId: undefined,
-      oif: this.#device.index,
-      source: undefined,
-      onlink: false,
-      multipath: false,
-      cloned: false,
-    }
-    this.#route = routeKey(route)
-    this.#routes.want(this.#route, route)
-  }
-
-  /** All on our device, and what stands where our route belongs; those of the kernel itself are never ours. */
-  #ownsRoute(route: Route): boolean {
-    if (route.table !== RT_TABLE_MAIN || route.protocol === RTPROT_KERNEL) return false
-    return route.oif === this.#device.index || this.#isNetwork(route)
-  }
-
-  #isNetwork({ destination, metric, tos }: Route): boolean {
-    const { network } = this.#options
-    return subnetKey(destination) === subnetKey(network) && metric === 0 && tos === 0
+    return { route: this.#network.counts }
   }
 }
