@@ -111,7 +111,7 @@ for at in proc sys dev run tmp; do /bin/busybox mkdir -p $at; done
 /bin/busybox mount -t sysfs sys sys
 /bin/busybox mount -t devtmpfs dev dev
 /bin/busybox mkdir -p dev/shm dev/pts
-for at in run tmp dev/shm; do /bin/busybox mount -t tmpfs tmpfs $at; done
+for at in run dev/shm; do /bin/busybox mount -t tmpfs tmpfs $at; done
 /bin/busybox rm -rf lib/modules
 /bin/busybox mkdir -p lib/modules
 /bin/busybox ln -s $vm_modules lib/modules/
@@ -137,9 +137,9 @@ function boot(command: readonly string[]): Promise<number> {
       `cd ${root}`,
       quoted,
       'echo "vm: exit status $?"',
-      'sync',
       'echo o > /proc/sysrq-trigger',
-      'sleep 1000',
+      // Nothing can be read any more, not even a program that sleeps.
+      'while :; do :; done',
     ].join('\n'),
   )
   const modules = join(parts, 'lib/modules', version)

@@ -80,7 +80,8 @@ export class Daemon {
     let take = (notice: Notice): unknown => early.push(notice)
     const env: NodeJS.ProcessEnv = {
       ...cleanEnvironment(),
-      // All labs share one file system.
+      // All labs share one file system, and no two nodes may have one key.
+      WIREGUARD_KEY_FILE: join(runDir, 'wgkey'),
       ...(isOurs(binary) ? { FLANNELD_CONTROL_SOCKET: `${runDir}.sock` } : {}),
       ...options.env,
     }
