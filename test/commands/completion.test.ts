@@ -39,10 +39,7 @@ describe('bash', () => {
       ['text', 'json'],
     ],
     [['flanneld', '-iface', 'l'], ['lo']],
-    [
-      ['flanneld', '-etcd-cafile', '/etc/pass'],
-      ['/etc/passwd'],
-    ],
+    [['flanneld', '-etcd-cafile', '/etc/pass'], ['/etc/passwd']],
     [['flanneld', 'log-level', 'd'], ['debug']],
     [
       ['flanneld', 'completion', ''],
