@@ -71,7 +71,7 @@ export class View {
     this.#clock = clock
     this.#about = about
     this.#startedAt = clock.wall()
-    this.events = new EventRing({ wall: clock.wall })
+    this.events = new EventRing({ wall: () => clock.wall() })
   }
 
   /** The log whose level is shown and set. */
