@@ -196,7 +196,11 @@ async function startAndRun({
       choice,
       log,
       current,
-      onChange: (before) => node?.underlayChanged(before, signal),
+      onChange: (before) => {
+        // Nothing comes back to an address that is gone, and the watch would wait for it for a minute.
+        if (before.address !== underlay.current.address) client.close()
+        node?.underlayChanged(before, signal)
+      },
     })
     seen.underlay = underlay
     closing.push(() => underlay.close())

@@ -14,7 +14,7 @@ import { NetlinkError } from './netlink/errors.ts'
 import type { InterfaceAddress } from './subnet/validate.ts'
 
 /** Milliseconds: the notifications of one change of an interface come in groups. */
-const SETTLES = 50
+const SETTLES = 30
 
 /**
  * The interface under the overlay, chosen again whenever it may have changed. While there is none to choose, the last

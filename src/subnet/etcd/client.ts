@@ -185,7 +185,7 @@ export class EtcdClient {
     tally.current = position
   }
 
-  /** Closes all connections; requests under way fail. */
+  /** Closes all connections; requests under way fail, later ones connect anew. */
   close(): void {
     this.#http.destroy()
     this.#tls.close()
