@@ -193,6 +193,7 @@ export class Reconciler {
   #retryAt = Number.POSITIVE_INFINITY
   #wake: (() => void) | undefined
   #woken = false
+  #sleepsUntil = Number.NEGATIVE_INFINITY
 
   constructor(model: Model, options: ReconcilerOptions) {
     this.#model = model
@@ -280,6 +281,12 @@ export class Reconciler {
 
   /** Brings the kernel to what is wanted, as far as it lets us. Never throws: what fails is tried again. */
   apply(): void {
+    this.#applyOnce()
+    // `run` sleeps for as long as was right before.
+    if (this.#retryAt < this.#sleepsUntil) this.#wake?.()
+  }
+
+  #applyOnce(): void {
     const { clock, log } = this.#options
     const begin = clock.now()
     this.#retryAt = Number.POSITIVE_INFINITY
@@ -312,6 +319,7 @@ export class Reconciler {
     const { clock, resyncPeriod } = this.#options
     while (!signal.aborted) {
       const due = Math.min(this.#lastLoad + resyncPeriod, this.#retryAt)
+      this.#sleepsUntil = due
       await this.#sleep(Math.max(0, due - clock.now()), signal)
       if (signal.aborted) return
       if (clock.now() >= this.#lastLoad + resyncPeriod) {
