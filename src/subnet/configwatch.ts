@@ -7,7 +7,7 @@ import type { Clock } from '../clock.ts'
 import { formatSubnet, type Subnet } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import { type NetworkConfig, parseNetworkConfig } from './config.ts'
-import { EcodeKeyNotFound, isEtcdCode } from './etcd/error.ts'
+import { EcodeKeyNotFound, EcodeNotFile, isEtcdCode } from './etcd/error.ts'
 import { sameJson } from './gojson.ts'
 import { reasonOf } from './outage.ts'
 import type { ConfigText, Registry } from './registry.ts'
@@ -94,20 +94,26 @@ export class ConfigWatch {
       this.#clusterId = clusterId
       this.#take(text)
     } catch (error) {
-      if (!isEtcdCode(error, EcodeKeyNotFound)) throw error
+      if (!isEtcdCode(error, EcodeKeyNotFound) && !isEtcdCode(error, EcodeNotFile)) throw error
       this.#index = error.index ?? 0
-      this.#take(undefined)
+      this.#lack(
+        isEtcdCode(error, EcodeNotFile)
+          ? error.reason
+          : 'it was removed; nodes that start wait until it is there again',
+      )
     }
   }
 
-  #take(text: string | undefined): void {
+  #lack(reason: string): void {
+    if (this.#text === undefined) return
+    this.#text = undefined
+    this.#reject(reason)
+  }
+
+  #take(text: string): void {
     if (text === this.#text) return
     this.#text = text
     const { log } = this.#options
-    if (text === undefined) {
-      this.#reject('it was removed; nodes that start wait until it is there again')
-      return
-    }
     let config: NetworkConfig
     try {
       config = parseNetworkConfig(text)

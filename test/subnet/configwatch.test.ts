@@ -106,6 +106,14 @@ it.each<[string, () => unknown, RegExp]>([
     /nested more than 100 deep/,
   ],
   ['gone', () => etcd.delete(KEY), /it was removed; nodes that start wait/],
+  [
+    'a folder',
+    () => {
+      etcd.delete(KEY)
+      etcd.put(`${KEY}/inside`, 'x')
+    },
+    /it was removed|is a directory/,
+  ],
 ])('says once that it is %s, and goes on', async (_, spoil, reason) => {
   spoil()
   await said(/^error/)
@@ -115,6 +123,8 @@ it.each<[string, () => unknown, RegExp]>([
   )
   expect(log.lines[0]).toMatch(reason)
   expect(watch.unsound).toBe(true)
+  etcd.put('/elsewhere', 'x')
+  if (etcd.get(KEY) === '') etcd.delete(KEY)
   write(START)
   await said(/^info The network config in etcd is the one in use again/)
   expect(watch.unsound).toBe(false)

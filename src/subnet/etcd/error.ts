@@ -3,6 +3,7 @@ import { oneLine } from '../gojson.ts'
 /** etcd's own error numbers that callers ask for (etcd 3.4, server/etcdserver/api/v2error/error.go). */
 export const EcodeKeyNotFound = 100
 export const EcodeTestFailed = 101
+export const EcodeNotFile = 102
 export const EcodeNodeExist = 105
 export const EcodeUnauthorized = 110
 export const EcodeEventIndexCleared = 401

@@ -14,7 +14,7 @@ import {
   type WatchWait,
 } from '../registry.ts'
 import type { EtcdAnswer, EtcdClient, EtcdRequest } from './client.ts'
-import { EcodeKeyNotFound, EtcdError, isEtcdCode } from './error.ts'
+import { EcodeKeyNotFound, EcodeNotFile, EtcdError, isEtcdCode } from './error.ts'
 
 /**
  * A long poll without news is given up and asked again after this long, a quarter more or less by chance: a dead
@@ -46,7 +46,16 @@ export class EtcdRegistry implements Registry {
     const request = { method: 'GET', key: this.#configKey, query: READ, signal } as const
     const answer = await this.#client.request(request)
     const node = nodeOf(request, answer)
-    if (node.dir) throw unexpected(request, 'the config is a directory: remove it and put the JSON there')
+    if (node.dir) {
+      throw new EtcdError({
+        kind: 'etcd',
+        request: `${request.method} /v2/keys${request.key}`,
+        reason: 'the config is a directory: remove it and put the JSON there',
+        errorCode: EcodeNotFile,
+        index: answer.index,
+        transient: true,
+      })
+    }
     return { text: node.value, index: answer.index, clusterId: answer.clusterId }
   }
 
