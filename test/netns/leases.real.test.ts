@@ -1,0 +1,162 @@
+/** Leases that run out, are taken, or are claimed twice, with real daemons, a real etcd and real pods. */
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { type Daemon, Lab, leaseValue, PREFIX, peerLeases, startPinger, waitFor } from './lab.ts'
+import { lines } from './namespace.ts'
+import { type ProxyControl, startProxy } from './proxy.ts'
+import { settled } from './settled.ts'
+
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
+
+const CONFIG = { Network: '172.30.0.0/16', SubnetLen: 24, Backend: { Type: 'vxlan' } }
+
+let lab: Lab
+let proxy: ProxyControl
+
+beforeEach(async () => {
+  lab = await Lab.create({ nodes: 2 })
+  const etcd = await lab.startEtcd()
+  await etcd.config(CONFIG)
+  const target = { host: lab.outside, port: 2379 }
+  proxy = await startProxy(lab.switch, { host: lab.outside, port: 4001 }, target)
+  lab.onClose(() => proxy.close())
+})
+afterEach(() => lab?.close())
+
+/** Node 1 asks etcd through the proxy. */
+const throughProxy = (): readonly string[] => ['-etcd-endpoints', `http://${lab.outside}:4001`]
+const keyOf = (daemon: Daemon): string => `${PREFIX}/subnets/${daemon.leaseKey()}`
+const errors = (daemon: Daemon): readonly string[] =>
+  lines(daemon.log()).filter((line) => / error /.test(line))
+
+/** Lets the lease of a daemon run out in a second, and waits until it has. */
+async function expire(daemon: Daemon): Promise<void> {
+  const key = keyOf(daemon)
+  await lab.etcd.put(key, (await lab.etcd.get(key))?.value ?? '', 1)
+  await waitFor(async () => (await lab.etcd.get(key)) === undefined, { what: 'the lease to expire' })
+}
+
+const cut = async (): Promise<void> => {
+  await proxy.set({ door: 'refuse' })
+  await proxy.cut()
+}
+const heal = (): Promise<void> => proxy.set({ door: 'open' })
+
+describe('a node that is away for longer than its lease', () => {
+  type Away = readonly [what: string, leave: (daemon: Daemon) => unknown, back: (daemon: Daemon) => unknown]
+  const ways: readonly Away[] = [
+    ['cut off from etcd', cut, heal],
+    ['suspended', (daemon) => daemon.signal('SIGSTOP'), (daemon) => daemon.signal('SIGCONT')],
+  ]
+
+  test.each(ways)('%s: it gets the same subnet again when that is free', async (_, leave, back) => {
+    const daemon = await lab.daemon(1, { args: throughProxy() })
+    const other = await lab.daemon(2)
+    for (const each of [daemon, other]) await each.waitReady()
+    const key = keyOf(daemon)
+    const { value } = (await lab.etcd.get(key)) ?? {}
+    await leave(daemon)
+    await expire(daemon)
+    await back(daemon)
+    await waitFor(() => lab.etcd.get(key), { what: () => `the lease to be back: ${daemon.log()}` })
+    expect(await lab.etcd.get(key)).toMatchObject({ value })
+    await daemon.waitLog(/Lease \(172\.30\.\d+\.0\/24\) was deleted or had expired; claimed it again/)
+    expect(daemon.running).toBe(true)
+    await settled(lab, daemon, 1)
+    await settled(lab, other, 2)
+  })
+
+  test.each(ways)(
+    '%s: it gives way when another node has the subnet, and starts with a new one',
+    async (_, leave, back) => {
+      const daemon = await lab.daemon(1, { args: throughProxy() })
+      await daemon.waitReady()
+      const key = keyOf(daemon)
+      const thief = { key: daemon.leaseKey(), publicIP: '10.200.9.9', mac: '02:00:00:00:00:09' }
+      await leave(daemon)
+      await expire(daemon)
+      const { index } = await lab.etcd.putLease(thief)
+      await back(daemon)
+      expect(await daemon.exited()).toEqual({ code: 1, signal: null })
+      expect(errors(daemon).at(-1)).toMatch(/Lease has been revoked\. .* 10\.200\.9\.9 holds/)
+      expect(await lab.etcd.get(key)).toMatchObject({ value: leaseValue(thief), modifiedIndex: index })
+      const again = await lab.daemon(1, { args: throughProxy() })
+      await again.waitReady()
+      expect(again.leaseKey()).not.toBe(thief.key)
+      await settled(lab, again, 1)
+    },
+  )
+})
+
+describe('two nodes with one public IP', () => {
+  const args = ['-public-ip', '10.77.9.9']
+
+  const refused = async (first: Daemon, second: Daemon): Promise<void> => {
+    expect(await second.exited()).toEqual({ code: 1, signal: null })
+    expect(errors(second).at(-1)).toMatch(
+      / a running node holds it that has the public IP 10\.77\.9\.9 too; give every node its own -public-ip$/,
+    )
+    await first.waitLog(/ warn .*was overwritten, putting it right: .*same public IP 10\.77\.9\.9/)
+    expect(first.running).toBe(true)
+    await settled(lab, first, 1, { local: lab.address(1) })
+  }
+
+  test('the second finds the lease of the first, takes it for its own, and gives way', async () => {
+    const first = await lab.daemon(1, { args })
+    await first.waitReady()
+    const before = await lab.etcd.get(keyOf(first))
+    const second = await lab.daemon(2, { args })
+    await refused(first, second)
+    expect((await lab.etcd.get(keyOf(first)))?.value).toBe(before?.value)
+    expect(await lab.etcd.leases()).toHaveLength(1)
+  })
+
+  test('the second has a device, and so a MAC, of its own', async () => {
+    const first = await lab.daemon(1, { args })
+    await first.waitReady()
+    await lab
+      .node(2)
+      .ip('link add flannel.1 address 02:00:00:00:00:22 type vxlan id 1 dev eth0 dstport 8472 nolearning')
+    const second = await lab.daemon(2, { args })
+    await refused(first, second)
+  })
+
+  test('a node that starts again with an empty disk is no second node', async () => {
+    const first = await lab.daemon(1, { args })
+    await first.waitReady()
+    const key = first.leaseKey()
+    await first.stop('SIGKILL')
+    await lab.node(1).ip('link del flannel.1')
+    const again = await lab.daemon(1, { args, runDir: `${lab.dir}/empty` })
+    await again.waitReady()
+    expect(again.leaseKey()).toBe(key)
+    await settled(lab, again, 1)
+    expect(again.log()).not.toMatch(/ (warn|error) .*Lease/)
+  })
+})
+
+test('a peer whose entries the kernel refuses delays no other, and is written once the kernel takes it', async () => {
+  const daemon = await lab.daemon(1)
+  const other = await lab.daemon(2)
+  for (const each of [daemon, other]) await each.waitReady()
+  const [here, there] = [await lab.pod(daemon), await lab.pod(other)]
+  const pinger = await startPinger(here.namespace, there.address)
+  const taken = [daemon.leaseKey(), other.leaseKey()]
+  const [refused, ...peers] = peerLeases(50, { network: '172.30.0.0' }).filter(
+    ({ key }) => !taken.includes(key),
+  )
+  // A gateway must not be an address of this node.
+  const address = refused?.key.replace(/-.*/, '')
+  await lab.node(1).ip(`address add ${address}/32 dev lo`)
+  await lab.etcd.seed(refused === undefined ? [] : [refused])
+  await daemon.waitLog(/ error write route 172\.30\.\d+\.0\/24 .*EINVAL/)
+  const reached = async (): Promise<boolean> => {
+    const routes = await lab.node(1).routes('flannel.1')
+    return peers.every(({ key }) => routes.some((route) => route.startsWith(key.replace('-', '/'))))
+  }
+  await lab.etcd.seed(peers)
+  await waitFor(reached, { what: 'the other routes', timeout: 2_000 })
+  await lab.node(1).ip(`address del ${address}/32 dev lo`)
+  await settled(lab, daemon, 1)
+  expect(errors(daemon).length).toBeLessThan(3)
+  expect((await pinger.stop()).lost).toEqual([])
+})
