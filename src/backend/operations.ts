@@ -48,6 +48,11 @@ export function* deletions<K extends number | string, E, W extends E>(
   }
 }
 
+/** One step of a plan out of several parts, each looked at only when its turn comes. */
+export function* step(...parts: readonly Iterable<Operation>[]): Generator<Operation> {
+  for (const part of parts) yield* part
+}
+
 class Write<K extends number | string, E, W extends E> implements Operation {
   readonly action = 'write'
   readonly table: TableName

@@ -53,8 +53,8 @@ export interface Model {
   /** A complete list of this many leases comes next. */
   expect(count: number): void
   subnets(): Iterable<Subnet>
-  /** The steps from held to wanted, one batch each, every step made from what was acknowledged of the one before. */
-  plan(may: May): Iterable<readonly Operation[]>
+  /** The steps from held to wanted, every step made from what was acknowledged of the one before. */
+  plan(may: May): Iterable<Iterable<Operation>>
   /** Who takes the requests for a table, where it is not rtnetlink; a step is for one connection. */
   connection?(table: TableName): Rtnl
   counts(): Readonly<Partial<Record<TableName, { readonly wanted: number; readonly held: number }>>>
@@ -449,12 +449,11 @@ export class Reconciler {
       pending.add(id)
       return this.#mayTry(id, now)
     }
-    for (const step of this.#model.plan(may)) {
-      if (step.length === 0) continue
-      const [{ table }] = step as [Operation]
+    for (const batch of batches(this.#model.plan(may))) {
+      const [{ table }] = batch as [Operation]
       const connection = this.#model.connection?.(table) ?? rtnl
-      const errors = connection.batch(step.map((operation) => operation.request))
-      for (const [i, operation] of step.entries()) {
+      const errors = connection.batch(batch.map((operation) => operation.request))
+      for (const [i, operation] of batch.entries()) {
         const error = errors[i]
         if (error === undefined || (operation.action === 'delete' && isGone(error))) {
           done++
@@ -580,6 +579,22 @@ export class Reconciler {
     }
     if (this.#woken) await this.#options.clock.sleep(GATHER, signal)
     this.#woken = false
+  }
+}
+
+/** Operations acknowledged together: few enough that none grows old before it is done and can be forgotten. */
+const BATCH = 1024
+
+function* batches(steps: Iterable<Iterable<Operation>>): Generator<readonly Operation[]> {
+  for (const step of steps) {
+    let batch: Operation[] = []
+    for (const operation of step) {
+      batch.push(operation)
+      if (batch.length < BATCH) continue
+      yield batch
+      batch = []
+    }
+    if (batch.length > 0) yield batch
   }
 }
 

@@ -211,12 +211,12 @@ export class PeerRoutes {
   }
 
   /** All steps, for a backend that needs nothing below its routes. */
-  *plan(may: May): Generator<readonly Operation[]> {
-    yield [...this.stale(may)]
-    yield [...this.nexthopWrites(may)]
-    yield [...this.writes(may)]
-    yield [...this.wrong(may)]
-    yield [...this.nexthopDeletions(may)]
+  *plan(may: May): Generator<Iterable<Operation>> {
+    yield this.stale(may)
+    yield this.nexthopWrites(may)
+    yield this.writes(may)
+    yield this.wrong(may)
+    yield this.nexthopDeletions(may)
   }
 
   /** Routes to nowhere, and all but one of those that stand in the way of one: they go first. */

@@ -131,7 +131,7 @@ class HostGwModel implements Model {
     return this.#peers.subnets()
   }
 
-  plan(may: May): Iterable<readonly Operation[]> {
+  plan(may: May): Iterable<Iterable<Operation>> {
     return this.#ready ? this.#routes.plan(may) : []
   }
 

@@ -146,7 +146,7 @@ class IpipModel implements Model {
     return this.#peers.subnets()
   }
 
-  plan(may: May): Iterable<readonly Operation[]> {
+  plan(may: May): Iterable<Iterable<Operation>> {
     return this.#routes.plan(may)
   }
 

@@ -220,9 +220,9 @@ class UdpModel implements Model {
     for (const { subnet } of this.#peers.values()) yield subnet
   }
 
-  *plan(may: May): Generator<readonly Operation[]> {
-    yield [...this.#network.writes(may)]
-    yield [...this.#network.deletions(may)]
+  *plan(may: May): Generator<Iterable<Operation>> {
+    yield this.#network.writes(may)
+    yield this.#network.deletions(may)
   }
 
   inspect(): (subnet: Subnet) => PeerStatus | undefined {

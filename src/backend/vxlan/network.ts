@@ -185,7 +185,7 @@ class VxlanModel implements Model {
     return this.#peers.subnets()
   }
 
-  plan(may: May): Iterable<readonly Operation[]> {
+  plan(may: May): Iterable<Iterable<Operation>> {
     const tunnel = (destination: Subnet) => this.#peers.tunnel(destination)
     const { name } = this.device
     return plan({ tables: this.#tables, routes: this.#routes, deviceName: name, tunnel, may })

@@ -1,7 +1,7 @@
 import type { Subnet } from '../../ip.ts'
 import { deleteFdbEntry, replaceFdbEntry } from '../../netlink/fdb.ts'
 import { deleteNeighbour, replaceNeighbour } from '../../netlink/neighbour.ts'
-import { deletions, type May, type Operation, writes } from '../operations.ts'
+import { deletions, type May, type Operation, step, writes } from '../operations.ts'
 import type { PeerRoutes } from '../routes.ts'
 import type { TunnelEntries } from './desired.ts'
 import { fdbKey, neighbourKey, type Tables } from './tables.ts'
@@ -25,33 +25,38 @@ export interface PlanContext {
  *   5. neighbours, FDB entries and nexthop objects that nothing uses go.
  *
  * It is a generator, so that each step is made from what the kernel acknowledged of the step before; it writes
- * nothing itself. Every key that is neither wanted nor held is not touched.
+ * nothing itself. Within a step, what is acknowledged drops out while the rest is still being listed. Every key that
+ * is neither wanted nor held is not touched.
  */
-export function* plan({ tables, routes, deviceName, tunnel, may }: PlanContext): Generator<Operation[]> {
+export function* plan({
+  tables,
+  routes,
+  deviceName,
+  tunnel,
+  may,
+}: PlanContext): Generator<Iterable<Operation>> {
   const { neighbours, fdb } = tables
 
-  yield [...routes.stale(may)]
+  yield routes.stale(may)
 
-  yield [
-    ...writes('neighbour', neighbours, (n) => replaceNeighbour(n, deviceName), may),
-    ...writes('fdb', fdb, (f) => replaceFdbEntry(f, deviceName), may),
-    ...routes.nexthopWrites(may),
-  ]
+  yield step(
+    writes('neighbour', neighbours, (n) => replaceNeighbour(n, deviceName), may),
+    writes('fdb', fdb, (f) => replaceFdbEntry(f, deviceName), may),
+    routes.nexthopWrites(may),
+  )
 
-  yield [
-    ...routes.writes(may, (destination) => {
-      const entries = tunnel(destination)
-      return entries === undefined || standsFor(tables, entries)
-    }),
-  ]
+  yield routes.writes(may, (destination) => {
+    const entries = tunnel(destination)
+    return entries === undefined || standsFor(tables, entries)
+  })
 
-  yield [...routes.wrong(may)]
+  yield routes.wrong(may)
 
-  yield [
-    ...deletions('neighbour', neighbours, (n) => deleteNeighbour(n, deviceName), may),
-    ...deletions('fdb', fdb, (f) => deleteFdbEntry(f, deviceName), may),
-    ...routes.nexthopDeletions(may),
-  ]
+  yield step(
+    deletions('neighbour', neighbours, (n) => deleteNeighbour(n, deviceName), may),
+    deletions('fdb', fdb, (f) => deleteFdbEntry(f, deviceName), may),
+    routes.nexthopDeletions(may),
+  )
 }
 
 /** Whether all that a peer's route leads through is in the kernel. */

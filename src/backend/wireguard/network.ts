@@ -185,12 +185,12 @@ class WireGuardModel implements Model {
   }
 
   /** Peers before those that go, so that a subnet that changes hands is never nobody's. */
-  *plan(may: May): Generator<readonly Operation[]> {
+  *plan(may: May): Generator<Iterable<Operation>> {
     const { table } = this.#peers
-    yield [...writes('peer', table, (peer) => replacePeer(this.#device, peer), may)]
-    yield [...deletions('peer', table, ({ publicKey }) => deletePeer(this.#device, publicKey), may)]
-    yield [...this.#route.writes(may)]
-    yield [...this.#route.deletions(may)]
+    yield writes('peer', table, (peer) => replacePeer(this.#device, peer), may)
+    yield deletions('peer', table, ({ publicKey }) => deletePeer(this.#device, publicKey), may)
+    yield this.#route.writes(may)
+    yield this.#route.deletions(may)
   }
 
   inspect(): (subnet: Subnet) => PeerStatus | undefined {
