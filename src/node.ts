@@ -214,9 +214,9 @@ export class Node {
     let told = ''
     while (!signal.aborted) {
       this.#pass(this.#table.dropOrphans())
-      const { peers, tables } = network.status
+      const { peers, skipped, tables } = network.status
       const failed = Object.values(tables).reduce((sum, table) => sum + table.failed, 0)
-      const bad = this.#table.badCount
+      const bad = this.#table.badCount + skipped
       const text = [
         `${formatSubnet(keeper.lease.subnet)} on ${network.name}, ${peers} peers`,
         failed > 0 ? `${failed} kernel entries refused` : '',

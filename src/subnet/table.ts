@@ -176,17 +176,24 @@ export class LeaseTable {
         return event.lease.subnet
       case 'delete':
         this.#drop(event.subnet)
-        this.#unreadable.delete(leaseKey(event.subnet))
+        this.#mend(leaseKey(event.subnet))
         return event.subnet
       case 'bad':
         this.#unreadable.set(event.bad.key, event.bad.reason)
         return undefined
       case 'mended':
-        this.#unreadable.delete(event.key)
+        this.#mend(event.key)
         return undefined
       default:
         throw new Error(`unknown lease event ${JSON.stringify(event satisfies never)}`)
     }
+  }
+
+  /** The key is gone, and all below it if it was a folder. */
+  #mend(key: string): void {
+    this.#unreadable.delete(key)
+    for (const other of this.#unreadable.keys())
+      if (other.startsWith(`${key}/`)) this.#unreadable.delete(other)
   }
 
   /** Drops the orphans of a node that has claimed another subnet. */
@@ -267,11 +274,17 @@ export class LeaseTable {
     if (this.badCount === 0 && this.#reported.size === 0) return
     const reported = new Map<string, string>()
     for (const { key, reason } of this.bad()) {
-      if (this.#reported.get(key) !== reason) this.#log.warn(`Ignoring bad subnet node: ${key}: ${reason}`)
+      if (this.#reported.get(key) !== reason)
+        this.#log.warn(`Ignoring bad subnet node: ${shown(key)}: ${reason}`)
       reported.set(key, reason)
     }
     this.#reported = reported
   }
+}
+
+/** Keys may be as long as a request. */
+function shown(key: string): string {
+  return key.length > 100 ? `${key.slice(0, 100)}...` : key
 }
 
 /** Finds why a lease has to stand back behind one that it overlaps. */

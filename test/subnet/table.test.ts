@@ -169,6 +169,12 @@ describe('bad leases', () => {
     expect(log.matching(/: foo: garbage/)).toHaveLength(2)
   })
 
+  it('in a folder are mended with the folder', () => {
+    table.update([bad('10.5.1.0-24/a'), bad('x/b'), bad('x/c'), bad('xy')])
+    table.update([gone('10.5.1.0/24'), { kind: 'mended', key: 'x' }])
+    expect([...table.bad()].map(({ key }) => key)).toEqual(['xy'])
+  })
+
   it('withdraw what stood there before, when it became refusable', () => {
     table.update([put(lease('10.5.1.0/24', '192.168.0.2'))])
     expect(changed(table.update([put(lease('10.5.1.0/24', '192.168.0.1'))]))).toBe(true)
