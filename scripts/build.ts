@@ -1,4 +1,4 @@
-import { chmodSync, copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { build, type Metafile, type Plugin } from 'esbuild'
 import { buildAddon } from './build-addon.ts'
@@ -22,6 +22,21 @@ const apart: Plugin = {
       path: path.replace(/ts$/, 'cjs'),
       external: true,
     }))
+  },
+}
+
+/** What a browser gets goes into the bundle as text, in the place of the module that reads it from its folder. */
+const pageFiles: Plugin = {
+  name: 'page-files',
+  setup({ onLoad }) {
+    onLoad({ filter: /\/src\/page\/files\.ts$/ }, () => {
+      const folder = join(root, 'src/page')
+      const names = ['style.css', 'client.js', 'icon.svg']
+      const texts = Object.fromEntries(names.map((name) => [name, readFileSync(join(folder, name), 'utf8')]))
+      return {
+        contents: `const texts = ${JSON.stringify(texts)}; export const pageFile = (name) => texts[name]`,
+      }
+    })
   },
 }
 
@@ -63,7 +78,7 @@ async function bundle(source: string, name: string): Promise<Metafile> {
     define: { VERSION: JSON.stringify(version()), 'import.meta.dirname': '__dirname' },
     logLevel: 'warning',
     metafile: true,
-    plugins: [apart],
+    plugins: [apart, pageFiles],
   })
   return metafile
 }

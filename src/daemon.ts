@@ -1,12 +1,12 @@
 import { BackendError, type Network } from './backend/backend.ts'
 import { removeLeftovers } from './backend/leftovers.ts'
-import { DeviceError } from './backend/reconciler.ts'
+import { DeviceError } from './backend/model.ts'
 import { openBackend } from './backends.ts'
 import type { Clock } from './clock.ts'
 import { type ControlSocket, openControlSocket } from './control.ts'
 import { type HealthEndpoint, HealthEndpointError, healthRoutes, openHealthEndpoint } from './health.ts'
 import { Heartbeat } from './heartbeat.ts'
-import type { Routes } from './http.ts'
+import type { Handler, Routes } from './http.ts'
 import { chooseInterface, InterfaceError, readNetworkView } from './iface.ts'
 import { formatSubnet } from './ip.ts'
 import type { Logger } from './log.ts'
@@ -34,6 +34,7 @@ import {
 import type { Tracing } from './netlink/trace.ts'
 import { Node } from './node.ts'
 import type { Options } from './options.ts'
+import { PAGE_PATHS } from './page/paths.ts'
 import { acquireLease, waitForConfig } from './subnet/acquire.ts'
 import { ConfigWatch } from './subnet/configwatch.ts'
 import { EtcdClient } from './subnet/etcd/client.ts'
@@ -115,7 +116,7 @@ async function startAndRun({
     seen.tally = client.tally
     const previousText = previous.subnet === undefined ? 'None' : formatSubnet(previous.subnet)
     log.info(`Created subnet manager: Etcd Local Manager with Previous Subnet: ${previousText}`)
-    closing.push(...(await openEndpoints(options, log, view)))
+    closing.push(...(await openEndpoints(options, log, view, clock)))
 
     const firewall = new Firewall({
       runner: systemRunner,
@@ -251,24 +252,31 @@ async function openEndpoints(
   { healthz, metrics }: Options,
   log: Logger,
   view: View,
+  clock: Clock,
 ): Promise<(() => Promise<void>)[]> {
   if (healthz === undefined && metrics === undefined) return []
-  // Loaded at the first scrape, which comes long after the start.
-  let loaded: Routes | undefined
-  const forMetrics: Routes = {
-    '/metrics': async (request, response) => {
-      loaded ??= (await import('./tools.ts')).metricsRoutes(view)
-      await loaded['/metrics']?.(request, response)
-    },
+  // Loaded when somebody first asks, which comes long after the start; the page does not start what the metrics measure.
+  const load = async (part: 'metricsRoutes' | 'pageRoutes'): Promise<Routes> =>
+    (await import('./tools.ts'))[part](view, clock)
+  const lazily = (part: 'metricsRoutes' | 'pageRoutes', paths: readonly string[]): Routes => {
+    let loaded: Promise<Routes> | undefined
+    const handler = (path: string): Handler => {
+      return async (request, response) => {
+        loaded ??= load(part)
+        await (await loaded)[path]?.(request, response)
+      }
+    }
+    return Object.fromEntries(paths.map((path) => [path, handler(path)]))
   }
+  const forLookers = { ...lazily('metricsRoutes', ['/metrics']), ...lazily('pageRoutes', PAGE_PATHS) }
   const open = async (...given: Parameters<typeof openHealthEndpoint>): Promise<() => Promise<void>> => {
     const endpoint: HealthEndpoint = await openHealthEndpoint(...given)
     return () => endpoint.close()
   }
   const closing: (() => Promise<void>)[] = []
   const health: Routes = healthRoutes(view)
-  if (healthz !== undefined) closing.push(await open(healthz, log, { ...health, ...forMetrics }))
-  if (metrics !== undefined) closing.push(await open({ ...metrics, flag: 'metrics' }, log, forMetrics))
+  if (healthz !== undefined) closing.push(await open(healthz, log, { ...health, ...forLookers }))
+  if (metrics !== undefined) closing.push(await open({ ...metrics, flag: 'metrics' }, log, forLookers))
   return closing
 }
 

@@ -39,7 +39,9 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'view.ts': ['*'],
   'metrics.ts': ['durations', 'http', 'log', 'status', 'view'],
   // What is loaded only when it is asked for, as a bundle of its own.
-  'tools.ts': ['commands', 'metrics', 'view'],
+  'tools.ts': ['commands', 'metrics', 'page', 'view'],
+  page: ['clock', 'commands/screen', 'events', 'http', 'ip', 'status'],
+  'page/paths.ts': [],
   subnet: ['ip', 'clock', 'durations', 'log', 'gojson'],
   'backend/delta.ts': [],
   'backend/backoff.ts': [],
