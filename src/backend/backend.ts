@@ -4,7 +4,7 @@ import type { Logger } from '../log.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import type { Lease, LeaseAttributes } from '../subnet/lease.ts'
-import type { PeerStatus, ReconcilerHistory, ReconcilerStatus } from './reconciler.ts'
+import type { PeerStatus, ReconcilerHistory, ReconcilerStatus } from './model.ts'
 
 /** The interface that carries the traffic between nodes. */
 export interface Underlay {

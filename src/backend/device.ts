@@ -4,7 +4,7 @@ import { type Address, addAddress, deleteAddress, dumpAddresses } from '../netli
 import type { Rtnl } from '../netlink/conn.ts'
 import { NetlinkError } from '../netlink/errors.ts'
 import { changeLink, getLink, type Link } from '../netlink/link.ts'
-import { DeviceError } from './reconciler.ts'
+import { DeviceError } from './model.ts'
 
 /** A device by name or by index, undefined when there is none. Throws NetlinkError. */
 export function findLink(

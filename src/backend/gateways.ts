@@ -1,8 +1,8 @@
 import { formatIpv4, formatSubnet, type Ipv4, type Subnet, subnetKey } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import type { Lease } from '../subnet/lease.ts'
+import { type PeerStatus, UnusableLease } from './model.ts'
 import type { TableKey } from './operations.ts'
-import { type PeerStatus, UnusableLease } from './reconciler.ts'
 import type { Path, PeerRoutes } from './routes.ts'
 
 export interface GatewayPeersOptions {

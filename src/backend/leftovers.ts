@@ -14,7 +14,7 @@ import { dumpAddresses } from '../netlink/address.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import { RT_TABLE_MAIN } from '../netlink/constants.ts'
 import { NetlinkError } from '../netlink/errors.ts'
-import { deleteLink, dumpLinks } from '../netlink/link.ts'
+import { deleteLink, dumpLinks, type Link } from '../netlink/link.ts'
 import { deleteNexthop, dumpNexthops } from '../netlink/nexthop.ts'
 import type { NetlinkRequest } from '../netlink/request.ts'
 import { deleteRoute, dumpRoutes } from '../netlink/route.ts'
@@ -60,16 +60,25 @@ export function removeLeftovers(of: Leftovers): void {
 }
 
 function removeDevices({ rtnl, log, network, device }: Leftovers): void {
-  const inside = new Set<number>()
-  for (const { index, address } of rtnl.dump(dumpAddresses({ family: 4 }))) {
-    if (typeof address === 'number' && contains(network, address)) inside.add(index)
-  }
-  for (const link of rtnl.dump(dumpLinks())) {
-    if (!inside.has(link.index) || link.name === device) continue
-    if (!DEVICES.some(({ kind, name }) => link.kind === kind && name.test(link.name))) continue
+  for (const link of flannelLinks(rtnl)) {
+    if (link.name === device || !isInNetwork(rtnl, link, network)) continue
     rtnl.execute(deleteLink(link))
     log.info(`removed ${link.name}, which an earlier run with another backend had made`)
   }
+}
+
+/** Devices with flannel's names and kinds, of whichever flannel. Throws NetlinkError. */
+export function flannelLinks(rtnl: Rtnl): Link[] {
+  return rtnl
+    .dump(dumpLinks())
+    .filter((link) => DEVICES.some(({ kind, name }) => link.kind === kind && name.test(link.name)))
+}
+
+/** Whether a device stands in the network. Throws NetlinkError. */
+export function isInNetwork(rtnl: Rtnl, { index }: Link, network: Subnet): boolean {
+  return rtnl
+    .dump(dumpAddresses({ family: 4, index }))
+    .some(({ address }) => typeof address === 'number' && contains(network, address))
 }
 
 function removeRoutes({ rtnl, log, network, subnetLen, underlay, before }: Leftovers): void {

@@ -1,14 +1,24 @@
-import { readFileSync } from 'node:fs'
 import type { Clock } from '../clock.ts'
 import { Durations } from '../durations.ts'
-import { type Ipv4, type MacAddress, type Subnet, subnetKey } from '../ip.ts'
+import { type Subnet, subnetKey } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import { NetlinkError } from '../netlink/errors.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import type { Lease } from '../subnet/lease.ts'
 import { Backoff } from './backoff.ts'
-import type { EntryState } from './delta.ts'
+import { Disturbances } from './disturbances.ts'
+import {
+  DeviceError,
+  type Model,
+  type PeerStatus,
+  type ReconcilerHistory,
+  type ReconcilerStatus,
+  type RepairCause,
+  type Round,
+  type TableStatus,
+  UnusableLease,
+} from './model.ts'
 import type { May, Operation, TableKey, TableName } from './operations.ts'
 
 /**
@@ -29,128 +39,6 @@ export interface ReconcilerOptions {
   readonly resyncPeriod: number
 }
 
-/** What a backend makes of leases and of the kernel; it remembers and plans, and never writes an entry itself. */
-export interface Model {
-  /** The device, or what else stands for the network in a log line. */
-  readonly name: string
-  /**
-   * Brings the device to what it has to be, if there is one. `moved` tells that entries have to be wanted anew, on
-   * another interface. Throws DeviceError or NetlinkError.
-   */
-  ensureDevice(): DeviceOutcome
-  /** Reads the tables whole; returns the keys that were not as believed. Throws NetlinkError. */
-  load(): TableKey[]
-  /**
-   * Takes in what somebody else did to an entry; returns the keys that changed, undefined when only a look at the
-   * whole tables can tell.
-   */
-  observe(notification: Notification): TableKey[] | undefined
-  /** What a change of a link or an address puts in doubt. */
-  doubt(notification: LinkNotification): Doubt
-  /** Throws UnusableLease when this backend can make nothing of it; what stood for the subnet is then withdrawn. */
-  put(lease: Lease): void
-  remove(subnet: Subnet): void
-  /** A complete list of this many leases comes next. */
-  expect(count: number): void
-  subnets(): Iterable<Subnet>
-  /** The steps from held to wanted, every step made from what was acknowledged of the one before. */
-  plan(may: May): Iterable<Iterable<Operation>>
-  /** Who takes the requests for a table, where it is not rtnetlink; a step is for one connection. */
-  connection?(table: TableName): Rtnl
-  counts(): Readonly<Partial<Record<TableName, { readonly wanted: number; readonly held: number }>>>
-  /** What somebody had changed under this key stands again: for words of the backend's own. */
-  repaired?(key: TableKey): void
-  /** Made for one walk over all peers: tells how each one's entries stand. For a backend whose peers have entries. */
-  inspect?(): (subnet: Subnet) => PeerStatus | undefined
-}
-
-export interface DeviceOutcome {
-  readonly moved: boolean
-  /** What was wrong with the device that had to be made anew. */
-  readonly recreated: string | undefined
-  readonly changes: readonly string[]
-}
-
-/** `entries` includes the device: the kernel drops entries with it. */
-export type Doubt = 'nothing' | 'device' | 'entries'
-
-export type LinkNotification = Extract<Notification, { kind: 'link' | 'address' }>
-
-/** The device cannot be had as wanted, and only the operator can decide what gives way. */
-export class DeviceError extends Error {
-  override readonly name = 'DeviceError'
-}
-
-/** A lease that a backend can make nothing of; one line for the log. */
-export class UnusableLease extends Error {
-  override readonly name = 'UnusableLease'
-}
-
-export interface TableStatus {
-  readonly wanted: number
-  readonly held: number
-  readonly failed: number
-}
-
-export interface ReconcilerStatus {
-  readonly peers: number
-  readonly skipped: number
-  readonly tables: Readonly<Partial<Record<TableName, TableStatus>>>
-  readonly repairs: Readonly<Record<TableName | 'device', number>>
-}
-
-/** How we came to know that an entry was not as we left it; with `device`, the kernel dropped it with its device. */
-export type RepairCause = 'notification' | 'compare' | 'device'
-
-/** One peer and what stands for it in the kernel. */
-export interface PeerStatus {
-  readonly subnet: Subnet
-  readonly publicIP: Ipv4
-  /** The peer's VTEP, where it has one. */
-  readonly mac: MacAddress | undefined
-  /** How its subnet is reached; `none` when another peer has its place. */
-  readonly route: 'plain' | 'nexthop' | 'direct' | 'none'
-  readonly entries: Readonly<Partial<Record<TableName, EntryState>>>
-}
-
-/** One run of something, and how much it found to do. */
-export interface Round {
-  /** Monotonic milliseconds. */
-  readonly at: number
-  /** Milliseconds. */
-  readonly took: number
-  /** Of an apply, the entries written or deleted; of a compare, the entries that were not as believed. */
-  readonly entries: number
-}
-
-/** What a reconciler has done so far, beyond its status; the pace of each kind of work is always kept. */
-export interface ReconcilerHistory {
-  readonly lastApply: Round | undefined
-  readonly lastCompare: Round | undefined
-  readonly applies: Durations
-  readonly compares: Durations
-  readonly repairs: Readonly<Record<TableName | 'device', Readonly<Record<RepairCause, number>>>>
-  /** What the kernel refuses at the moment, one line each. */
-  readonly refusals: Iterable<string>
-  /** Leases that this backend can make nothing of, one line each. */
-  readonly skipped: Iterable<string>
-  /** What keeps the device or the tables from being looked at, if anything does. */
-  readonly trouble: string | undefined
-}
-
-export const NO_REPAIRS: ReconcilerStatus['repairs'] = {
-  neighbour: 0,
-  fdb: 0,
-  nexthop: 0,
-  route: 0,
-  peer: 0,
-  device: 0,
-}
-
-/** Repairs of one key that are made at once; from then on somebody is fighting us, and we slow down. */
-const FREE_REPAIRS = 20
-/** In the place of a port id: nobody told us, a complete compare did. */
-const FOUND_BY_COMPARE = -1
 /** Such applies before their refusals count as failures: one or two are a race with whoever changed the device. */
 const PATIENT_APPLIES = 3
 /** Milliseconds in which notifications are gathered before they are answered. */
@@ -162,19 +50,9 @@ export class Reconciler {
   readonly #model: Model
   readonly #options: ReconcilerOptions
   readonly #failures = new Backoff<string>(0)
-  readonly #fights = new Backoff<string>(FREE_REPAIRS)
   readonly #failed = new Map<string, NetlinkError>()
-  /** Keys that are not as we left them, and who changed them: a netlink port id, 0 or less when unknown. */
-  readonly #disturbed = new Map<string, number>()
+  readonly #disturbed = new Disturbances()
   readonly #skipped = new Map<number, string>()
-  readonly #repairs = {
-    neighbour: noRepairs(),
-    fdb: noRepairs(),
-    nexthop: noRepairs(),
-    route: noRepairs(),
-    peer: noRepairs(),
-    device: noRepairs(),
-  }
   readonly #applies = new Durations()
   readonly #compares = new Durations()
   #lastApply: Round | undefined
@@ -254,12 +132,12 @@ export class Reconciler {
         if (doubt === 'nothing') continue
         this.#deviceInDoubt = true
         if (doubt === 'entries') this.#tablesInDoubt = true
-        this.#disturbed.set('device', notification.portId)
+        this.#disturbed.note('device', notification.portId)
         news = true
       } else if (!this.#tablesInDoubt) {
         const changed = this.#model.observe(notification)
         if (changed === undefined) this.#tablesInDoubt = true
-        for (const key of changed ?? []) this.#disturbed.set(idOf(key), notification.portId)
+        for (const key of changed ?? []) this.#disturbed.note(idOf(key), notification.portId)
         if (changed?.length !== 0) news = true
       }
     }
@@ -339,6 +217,7 @@ export class Reconciler {
 
   get status(): ReconcilerStatus {
     const failures = [...this.#failed.keys()]
+    const { repairs } = this.#disturbed
     const tables: Partial<Record<TableName, TableStatus>> = {}
     for (const [name, { wanted, held }] of Object.entries(this.#model.counts())) {
       const failed = failures.filter((id) => id.startsWith(`${name} `)).length
@@ -350,12 +229,12 @@ export class Reconciler {
       skipped: this.#skipped.size,
       tables,
       repairs: {
-        neighbour: total(this.#repairs.neighbour),
-        fdb: total(this.#repairs.fdb),
-        nexthop: total(this.#repairs.nexthop),
-        route: total(this.#repairs.route),
-        peer: total(this.#repairs.peer),
-        device: total(this.#repairs.device),
+        neighbour: total(repairs.neighbour),
+        fdb: total(repairs.fdb),
+        nexthop: total(repairs.nexthop),
+        route: total(repairs.route),
+        peer: total(repairs.peer),
+        device: total(repairs.device),
       },
     }
   }
@@ -366,7 +245,7 @@ export class Reconciler {
       lastCompare: this.#lastCompare,
       applies: this.#applies,
       compares: this.#compares,
-      repairs: this.#repairs,
+      repairs: this.#disturbed.repairs,
       refusals: [...this.#failed.values()].map((error) => error.message),
       skipped: this.#skipped.values(),
       trouble: this.#trouble,
@@ -387,7 +266,7 @@ export class Reconciler {
     if (!this.#deviceInDoubt) return
     const { log, clock, drain } = this.#options
     const { name } = this.#model
-    const wait = this.#started ? this.#fights.wait('device', clock.now()) : 0
+    const wait = this.#started ? this.#disturbed.wait('device', clock.now()) : 0
     if (wait > 0) {
       this.#retryAt = Math.min(this.#retryAt, clock.now() + wait)
       return
@@ -396,21 +275,25 @@ export class Reconciler {
     if (recreated !== undefined) {
       log.warn(`"${name}" already exists with incompatable configuration: ${recreated}; recreating device`)
     }
-    if (this.#started && changes.length > 0) log.warn(`${name}: ${changes.join(', ')}`, this.#who('device'))
+    if (this.#started && changes.length > 0)
+      log.warn(`${name}: ${changes.join(', ')}`, this.#disturbed.who('device'))
     else for (const change of changes) log.info(`${name}: ${change}`)
     if (this.#started && changes.length > 0) {
-      this.#repairs.device[this.#causeOf('device')]++
-      if (this.#slowDown('device')) {
-        log.warn(`somebody keeps changing ${name}; repairing it more slowly from now on`, this.#who('device'))
+      this.#disturbed.count('device', 'device')
+      if (this.#disturbed.slowDown('device', clock.now())) {
+        log.warn(
+          `somebody keeps changing ${name}; repairing it more slowly from now on`,
+          this.#disturbed.who('device'),
+        )
       }
     }
     if (moved || changes.length > 0) {
       this.#tablesInDoubt = true
       this.#lostWithDevice = this.#started
       // Entries that the kernel dropped by itself, as it does with all neighbours of a device whose MAC changes.
-      for (const [id, by] of this.#disturbed) if (by === 0) this.#disturbed.delete(id)
+      this.#disturbed.settle(now)
     }
-    this.#disturbed.delete('device')
+    this.#disturbed.forget('device')
     // What our own changes made the kernel say is read here, before the device counts as certain.
     drain()
     this.#deviceInDoubt = false
@@ -427,7 +310,7 @@ export class Reconciler {
     this.#compares.add(took)
     this.#lastCompare = { at: begin, took, entries: surprising.length }
     if (this.#snapshotSeen && !this.#lostWithDevice) {
-      for (const key of surprising) this.#disturbed.set(idOf(key), FOUND_BY_COMPARE)
+      for (const key of surprising) this.#disturbed.found(idOf(key))
     }
   }
 
@@ -461,7 +344,7 @@ export class Reconciler {
           if (this.#succeeded(operation)) {
             repaired.push(operation)
             this.#model.repaired?.(operation)
-            if (this.#slowDown(idOf(operation))) fought.push(operation)
+            if (this.#disturbed.slowDown(idOf(operation), now)) fought.push(operation)
           }
         } else if (this.#refused(operation, error, now)) {
           refused.push(error)
@@ -481,19 +364,17 @@ export class Reconciler {
     const [first] = repaired
     if (first !== undefined) {
       const what = some(repaired.map((operation) => operation.request.operation()))
-      log.warn(`repaired what was changed behind our back: ${what}`, this.#who(idOf(first)))
+      log.warn(`repaired what was changed behind our back: ${what}`, this.#disturbed.who(idOf(first)))
     }
     const [fight] = fought
     if (fight !== undefined) {
       const what = some(fought.map((operation) => operation.request.operation()))
       log.warn(
         `somebody keeps changing ${this.#model.name}; repairing more slowly from now on: ${what}`,
-        this.#who(idOf(fight)),
+        this.#disturbed.who(idOf(fight)),
       )
     }
-    for (const id of this.#disturbed.keys()) {
-      if (this.#fights.wait(id, now) === 0) this.#disturbed.delete(id)
-    }
+    this.#disturbed.settle(now)
     if (this.#lostWithDevice && done > 0) {
       log.info(`restored ${done} entries that went with ${this.#model.name}`)
     }
@@ -512,14 +393,10 @@ export class Reconciler {
       this.#options.log.info(`${operation.request.operation()}: works again`)
     }
     const repair = this.#disturbed.has(id)
-    if (repair || this.#lostWithDevice) this.#repairs[operation.table][this.#causeOf(id)]++
+    if (repair || this.#lostWithDevice) {
+      this.#disturbed.count(operation.table, id, this.#lostWithDevice ? 'device' : undefined)
+    }
     return repair
-  }
-
-  #causeOf(id: string): RepairCause {
-    if (this.#lostWithDevice && id !== 'device') return 'device'
-    const by = this.#disturbed.get(id)
-    return by === undefined || by === FOUND_BY_COMPARE ? 'compare' : 'notification'
   }
 
   /** Returns whether it is news that this is refused. */
@@ -544,26 +421,9 @@ export class Reconciler {
   }
 
   #mayTry(id: string, now: number): boolean {
-    const fight = this.#disturbed.has(id) ? this.#fights.wait(id, now) : 0
-    const wait = Math.max(this.#failures.wait(id, now), fight)
+    const wait = Math.max(this.#failures.wait(id, now), this.#disturbed.wait(id, now))
     if (wait > 0) this.#retryAt = Math.min(this.#retryAt, now + wait)
     return wait <= 0
-  }
-
-  /** Counts a repair; returns whether somebody is fighting us over this from now on. */
-  #slowDown(id: string): boolean {
-    return this.#fights.note(id, this.#options.clock.now()) === FREE_REPAIRS + 1
-  }
-
-  /** Who did it, as far as a netlink port id tells: most programs use their pid. */
-  #who(id: string): { readonly by?: string } {
-    const portId = this.#disturbed.get(id)
-    if (portId === undefined || portId <= 0) return {}
-    try {
-      return { by: `${readFileSync(`/proc/${portId}/comm`, 'utf8').trim()} (pid ${portId})` }
-    } catch {
-      return { by: `pid ${portId}, gone by now` }
-    }
   }
 
   /** Until `ms` are over, the signal fires, or somebody wakes us; then a moment more, to gather what comes together. */
@@ -601,10 +461,6 @@ function* batches(steps: Iterable<Iterable<Operation>>): Generator<readonly Oper
 /** The first few of many, for one line. */
 function some(texts: readonly string[]): string {
   return texts.slice(0, 3).join('; ') + (texts.length > 3 ? `; and ${texts.length - 3} more` : '')
-}
-
-function noRepairs(): Record<RepairCause, number> {
-  return { notification: 0, compare: 0, device: 0 }
 }
 
 function total(by: Readonly<Record<RepairCause, number>>): number {

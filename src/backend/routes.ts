@@ -28,8 +28,8 @@ import type { Notification } from '../netlink/monitor.ts'
 import { deleteNexthop, dumpNexthops, type Nexthop, replaceNexthop } from '../netlink/nexthop.ts'
 import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
 import { DeltaTracker } from './delta.ts'
+import type { PeerStatus } from './model.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
-import type { PeerStatus } from './reconciler.ts'
 import { rowWrites, surplus } from './rows.ts'
 
 /** Plain routes up to here, nexthop objects beyond. */

@@ -1,5 +1,5 @@
 import type { Backend, BackendContext, Network, Underlay } from '../backend.ts'
-import { NO_REPAIRS } from '../reconciler.ts'
+import { NO_REPAIRS } from '../model.ts'
 
 /** alloc: a lease and the files, and nothing in the kernel; whoever routes between the nodes is the operator's choice. */
 export function openBackend({ underlay }: BackendContext): Backend {

@@ -4,7 +4,7 @@ import type { Logger } from '../../log.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
 import { Backoff } from '../backoff.ts'
-import { NO_REPAIRS, type ReconcilerStatus } from '../reconciler.ts'
+import { NO_REPAIRS, type ReconcilerStatus } from '../model.ts'
 import { describeFailure, runCommand, say } from './command.ts'
 
 export interface ExtensionOptions {

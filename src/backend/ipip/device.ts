@@ -3,7 +3,7 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
 import { createIpip, deleteLink, dumpLinks, type Link } from '../../netlink/link.ts'
 import { ensureLink, findLink, missingModule, renameLink } from '../device.ts'
-import { DeviceError } from '../reconciler.ts'
+import { DeviceError } from '../model.ts'
 
 /** What `flannel.ipip` has to be. */
 export interface IpipSpec {

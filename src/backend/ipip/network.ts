@@ -10,15 +10,9 @@ import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
 import { GatewayPeers } from '../gateways.ts'
+import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus } from '../model.ts'
 import type { May, Operation, TableKey } from '../operations.ts'
-import {
-  type DeviceOutcome,
-  type Doubt,
-  type LinkNotification,
-  type Model,
-  type PeerStatus,
-  Reconciler,
-} from '../reconciler.ts'
+import { Reconciler } from '../reconciler.ts'
 import { isOnLink, type Path, PeerRoutes } from '../routes.ts'
 import { difference, ensureIpip, type IpipSpec } from './device.ts'
 

@@ -14,8 +14,6 @@ import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
 import { ensureLink, findLink, renameLink } from '../device.ts'
-import { NetworkRoute } from '../networkroute.ts'
-import type { May, Operation, TableKey } from '../operations.ts'
 import {
   DeviceError,
   type DeviceOutcome,
@@ -23,8 +21,10 @@ import {
   type LinkNotification,
   type Model,
   type PeerStatus,
-  Reconciler,
-} from '../reconciler.ts'
+} from '../model.ts'
+import { NetworkRoute } from '../networkroute.ts'
+import type { May, Operation, TableKey } from '../operations.ts'
+import { Reconciler } from '../reconciler.ts'
 import type { Tunnel } from './tunnel.ts'
 
 export interface UdpNetworkOptions extends BackendContext, NetworkHooks {

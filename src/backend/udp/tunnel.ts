@@ -2,7 +2,7 @@
 import { getSystemErrorName } from 'node:util'
 import { formatIpv4, type Ipv4 } from '../../ip.ts'
 import { createTunnel as createNative, type TunnelCounters } from '../../native.ts'
-import { DeviceError } from '../reconciler.ts'
+import { DeviceError } from '../model.ts'
 
 export type { TunnelCounters }
 

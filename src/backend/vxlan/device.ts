@@ -3,7 +3,7 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
 import { changeLink, createVxlan, deleteLink, dumpLinks, type Link } from '../../netlink/link.ts'
 import { ensureLink, findLink, renameLink } from '../device.ts'
-import { DeviceError } from '../reconciler.ts'
+import { DeviceError } from '../model.ts'
 
 /** The kernel's own port for VXLAN on Linux, which flannel uses when the config names none. */
 export const DEFAULT_PORT = 8472

@@ -3,16 +3,9 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
+import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus } from '../model.ts'
 import type { May, Operation, TableKey } from '../operations.ts'
-import {
-  type DeviceOutcome,
-  type Doubt,
-  type LinkNotification,
-  type Model,
-  type PeerStatus,
-  Reconciler,
-  type ReconcilerOptions,
-} from '../reconciler.ts'
+import { Reconciler, type ReconcilerOptions } from '../reconciler.ts'
 import { isOnLink, PeerRoutes } from '../routes.ts'
 import type { Links } from './desired.ts'
 import { type DeviceSpec, difference, ensureDevice } from './device.ts'

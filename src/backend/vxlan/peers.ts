@@ -1,6 +1,6 @@
 import { formatIpv4, formatSubnet, type MacAddress, type Subnet, subnetKey } from '../../ip.ts'
 import type { Lease } from '../../subnet/lease.ts'
-import { type PeerStatus, UnusableLease } from '../reconciler.ts'
+import { type PeerStatus, UnusableLease } from '../model.ts'
 import type { PeerRoutes } from '../routes.ts'
 import { type Links, pathTo, type TunnelEntries, tunnelEntries } from './desired.ts'
 import { fdbKey, neighbourKey, type Tables } from './tables.ts'

@@ -1,6 +1,6 @@
 import { formatSubnet, type Ipv4, type MacAddress, type Subnet } from '../../ip.ts'
 import type { Lease } from '../../subnet/lease.ts'
-import { UnusableLease } from '../reconciler.ts'
+import { UnusableLease } from '../model.ts'
 
 /** A remote tunnel end, as a peer's lease describes it. */
 export interface Vtep {

@@ -24,8 +24,6 @@ import {
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
 import { ensureLink, findLink, missingModule, renameLink } from '../device.ts'
-import { NetworkRoute } from '../networkroute.ts'
-import { deletions, type May, type Operation, type TableKey, type TableName, writes } from '../operations.ts'
 import {
   DeviceError,
   type DeviceOutcome,
@@ -33,8 +31,10 @@ import {
   type LinkNotification,
   type Model,
   type PeerStatus,
-  Reconciler,
-} from '../reconciler.ts'
+} from '../model.ts'
+import { NetworkRoute } from '../networkroute.ts'
+import { deletions, type May, type Operation, type TableKey, type TableName, writes } from '../operations.ts'
+import { Reconciler } from '../reconciler.ts'
 import type { WireGuardConfig } from './config.ts'
 import type { KeyPair } from './key.ts'
 import { bySubnet, type HeldPeer, sameEndpoint, WireGuardPeers } from './peers.ts'

@@ -3,7 +3,7 @@ import type { Logger } from '../../log.ts'
 import type { Endpoint, WireGuardKey, WireGuardPeer } from '../../netlink/wireguard.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import { DeltaTracker } from '../delta.ts'
-import { UnusableLease } from '../reconciler.ts'
+import { UnusableLease } from '../model.ts'
 import { decodeKey } from './key.ts'
 
 /** A peer as the kernel can show it: `more` is what it may send and we never allow. */

@@ -1,6 +1,6 @@
 /** The udp network over a kernel in memory, with a tunnel that only remembers. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { DeviceError } from '../../../src/backend/reconciler.ts'
+import { DeviceError } from '../../../src/backend/model.ts'
 import { openBackend } from '../../../src/backend/udp/backend.ts'
 import { UdpNetwork, type UdpNetworkOptions } from '../../../src/backend/udp/network.ts'
 import type { Forwarding, Tunnel, TunnelCounters } from '../../../src/backend/udp/tunnel.ts'
