@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import type { PeerStatus } from '../src/backend/reconciler.ts'
+import type { PeerStatus } from '../src/backend/model.ts'
 import { type Level, openLog } from '../src/log.ts'
 import type { Lease } from '../src/subnet/lease.ts'
 import { View } from '../src/view.ts'

@@ -44,6 +44,11 @@ export class Disturbances {
     this.#by.delete(id)
   }
 
+  /** Forgets what the kernel did by itself. */
+  forgetTheKernels(): void {
+    for (const [id, by] of this.#by) if (by === 0) this.#by.delete(id)
+  }
+
   /** Milliseconds until this may be repaired again; 0 when it may be at once. */
   wait(id: string, now: number): number {
     return this.#by.has(id) ? this.#fights.wait(id, now) : 0

@@ -291,7 +291,7 @@ export class Reconciler {
       this.#tablesInDoubt = true
       this.#lostWithDevice = this.#started
       // Entries that the kernel dropped by itself, as it does with all neighbours of a device whose MAC changes.
-      this.#disturbed.settle(now)
+      this.#disturbed.forgetTheKernels()
     }
     this.#disturbed.forget('device')
     // What our own changes made the kernel say is read here, before the device counts as certain.
