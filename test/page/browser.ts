@@ -1,12 +1,13 @@
 /**
  * Debian's Chromium without a window, driven over the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/)
- * by the WebSocket that Node has: enough to open a page, ask it something, press keys and take a picture.
+ * by a pair of pipes, which reach into any network namespace: enough to open a page, ask it something, press keys and take a
+ * picture. Messages are JSON, each followed by a NUL.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
+import type { Readable, Writable } from 'node:stream'
 
 const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
 
@@ -33,45 +34,50 @@ interface Answer {
 export class Browser {
   readonly #child: ChildProcess
   readonly #folder: string
-  readonly #socket: WebSocket
+  readonly #pipe: Writable
   readonly #waiting = new Map<number, (answer: Answer) => void>()
   /** Lines of the console at error, refusals of the policy among them. */
   readonly errors: string[] = []
   #session = ''
   #next = 1
 
-  constructor(child: ChildProcess, folder: string, socket: WebSocket) {
+  constructor(child: ChildProcess, folder: string) {
     this.#child = child
     this.#folder = folder
-    this.#socket = socket
-    socket.onmessage = ({ data }) => this.#onAnswer(JSON.parse(String(data)) as Answer)
+    this.#pipe = child.stdio[3] as Writable
+    this.#pipe.on('error', () => undefined)
+    let text = ''
+    const answers = child.stdio[4] as Readable
+    answers.setEncoding('utf8').on('data', (part: string) => {
+      const messages = (text + part).split('\0')
+      text = messages.pop() ?? ''
+      for (const message of messages) this.#onAnswer(JSON.parse(message) as Answer)
+    })
+    child.on('exit', () => {
+      for (const settle of this.#waiting.values()) settle({ error: { message: 'chromium has ended' } })
+      this.#waiting.clear()
+    })
   }
 
-  static async start(): Promise<Browser> {
+  /** `wrap` comes before the command, such as `ip netns exec NAME`. */
+  static start(wrap: readonly string[] = []): Browser {
     const folder = mkdtempSync(join(tmpdir(), 'flannel-chromium-'))
-    const child = spawn(
-      chromium ?? 'chromium',
-      [
-        ...['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run'],
-        ...['--disable-background-networking', `--user-data-dir=${folder}`, '--remote-debugging-port=0'],
-        'about:blank',
+    const [program, ...args] = [
+      ...[
+        ...wrap,
+        chromium ?? 'chromium',
+        '--headless=new',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--no-first-run',
       ],
-      { stdio: ['ignore', 'ignore', 'pipe'] },
+      ...['--disable-dev-shm-usage', '--disable-background-networking', `--user-data-dir=${folder}`],
+      ...['--remote-debugging-pipe', 'about:blank'],
+    ]
+    return new Browser(
+      spawn(program ?? '', args, { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] }),
+      folder,
     )
-    const address = await new Promise<string>((resolve, reject) => {
-      child.once('error', reject)
-      child.once('exit', (code) => reject(new Error(`chromium ended with ${code}`)))
-      createInterface({ input: child.stderr as NodeJS.ReadableStream }).on('line', (line) => {
-        const found = /DevTools listening on (ws:\S+)/.exec(line)?.[1]
-        if (found !== undefined) resolve(found)
-      })
-    })
-    const socket = new WebSocket(address)
-    await new Promise((resolve, reject) => {
-      socket.onopen = resolve
-      socket.onerror = reject
-    })
-    return new Browser(child, folder, socket)
   }
 
   /** A fresh tab of this shape that shows the page; the one before is closed. */
@@ -141,7 +147,7 @@ export class Browser {
     const answer = await new Promise<Answer>((resolve) => {
       this.#waiting.set(id, resolve)
       const session = this.#session === '' ? {} : { sessionId: this.#session }
-      this.#socket.send(JSON.stringify({ id, method, params, ...session }))
+      this.#pipe.write(`${JSON.stringify({ id, method, params, ...session })}\0`)
     })
     if (answer.error !== undefined) throw new Error(`${method}: ${answer.error.message}`)
     return answer.result ?? {}

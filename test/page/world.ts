@@ -142,9 +142,12 @@ export class StepClock implements Clock {
   }
 }
 
-/** The page of a world over HTTP; returns its address. */
-export async function serve(view: Viewed, clock: Clock = systemClock): Promise<string> {
-  const failures: unknown[] = []
+/** The page of a world over HTTP; returns its address. Failures that nobody expects, by taking them, fail the test. */
+export async function serve(
+  view: Viewed,
+  clock: Clock = systemClock,
+  failures: unknown[] = [],
+): Promise<string> {
   const server = createServer(dispatch(pageRoutes(view, clock), (error) => failures.push(error)))
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   onTestFinished(async () => {
