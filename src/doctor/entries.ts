@@ -1,0 +1,129 @@
+/**
+ * Device tables against the leases in etcd: a compare of its own, that shares nothing with the daemon's. What the daemon
+ * believes does not come into it.
+ */
+
+import { UnusableLease } from '../backend/model.ts'
+import { vtepOf } from '../backend/vxlan/vtep.ts'
+import { formatIpv4, formatSubnet, sameSubnet } from '../ip.ts'
+import { NUD_PERMANENT } from '../netlink/constants.ts'
+import type { Lease } from '../subnet/lease.ts'
+import { type Facts, ownLease, peersOf } from './facts.ts'
+import { type Finding, fault, ok, some } from './finding.ts'
+import { groupBy } from './group.ts'
+
+export function entryChecks(facts: Facts): Finding[] {
+  const { device } = facts.network
+  if (device === undefined || facts.etcd.leases === undefined || facts.etcd.vxlan === undefined) return []
+  const peers = peersOf(facts).filter(isUsable)
+  const mend =
+    typeof facts.daemon === 'string'
+      ? 'systemctl start flanneld'
+      : 'see what the kernel refuses: flanneld status; then: systemctl restart flanneld'
+  const compared = [
+    { check: 'routes', found: routes(facts, peers), why: 'packets for these pods go elsewhere or nowhere' },
+    {
+      check: 'ARP entries',
+      found: neighbours(facts, peers),
+      why: 'packets for these nodes have no inner MAC',
+    },
+    {
+      check: 'FDB entries',
+      found: fdb(facts, peers),
+      why: 'packets for these nodes are not wrapped, or sent elsewhere',
+    },
+  ]
+  return compared.map(({ check, found, why }) => {
+    if (found.length === 0) return ok(check, `${device.name} has what ${peers.length} peers need`)
+    const stale = found.every((line) => line.includes('has no lease'))
+    return fault(check, stale ? 'warn' : 'fail', { what: `${found.length} amiss: ${some(found)}`, why, mend })
+  })
+}
+
+function isUsable(lease: Lease): boolean {
+  try {
+    vtepOf(lease)
+    return true
+  } catch (error) {
+    if (error instanceof UnusableLease) return false
+    throw error
+  }
+}
+
+/** Peers that have a plain route on the underlay instead of the tunnel, as DirectRouting makes them. */
+function direct(facts: Facts, { subnet, attributes }: Lease): boolean {
+  const { routes, underlay } = facts.network
+  return (
+    facts.etcd.vxlan?.directRouting === true &&
+    typeof underlay !== 'string' &&
+    routes.some(
+      ({ destination, gateway, oif }) =>
+        sameSubnet(destination, subnet) && gateway === attributes.publicIP && oif === underlay.index,
+    )
+  )
+}
+
+function routes(facts: Facts, peers: readonly Lease[]): string[] {
+  const { network } = facts
+  const device = network.device?.index
+  const key = formatSubnet
+  const bySubnet = groupBy(network.routes, ({ destination }) => key(destination))
+  const missing = peers.flatMap((lease) => {
+    const { subnet } = lease
+    const there = bySubnet.get(key(subnet)) ?? []
+    if (
+      there.some(({ oif, gateway }) => oif === device && gateway === subnet.address) ||
+      direct(facts, lease)
+    )
+      return []
+    return [`${key(subnet)} ${there.length > 0 ? 'goes elsewhere' : 'is missing'}`]
+  })
+  const known = new Set(peers.map(({ subnet }) => key(subnet)))
+  const own = ownLease(facts)
+  const stale = network.routes.filter(
+    ({ oif, destination }) =>
+      oif === device &&
+      !known.has(key(destination)) &&
+      !(own !== undefined && sameSubnet(own.subnet, destination)),
+  )
+  return [...missing, ...stale.map(({ destination }) => `${key(destination)} has no lease`)]
+}
+
+function neighbours(facts: Facts, peers: readonly Lease[]): string[] {
+  const there = new Map(facts.network.neighbours.map((entry) => [entry.address, entry]))
+  const wrong = peers.flatMap((lease) => {
+    if (direct(facts, lease)) return []
+    const { mac, subnet } = vtepOf(lease)
+    const entry = there.get(subnet.address)
+    const words = `${formatIpv4(subnet.address)} -> ${mac}`
+    if (entry === undefined) return [`${words} is missing`]
+    if (entry.mac !== mac) return [`${words} is ${entry.mac ?? 'unresolved'}`]
+    return (entry.state & NUD_PERMANENT) === 0 ? [`${words} is not permanent`] : []
+  })
+  const known = new Set(peers.map(({ subnet }) => subnet.address))
+  const stale = facts.network.neighbours.flatMap(({ address, state }) =>
+    typeof address === 'number' && (state & NUD_PERMANENT) !== 0 && !known.has(address)
+      ? [`${formatIpv4(address)} has no lease`]
+      : [],
+  )
+  return [...wrong, ...stale]
+}
+
+function fdb(facts: Facts, peers: readonly Lease[]): string[] {
+  const there = groupBy(facts.network.fdb, ({ mac }) => mac)
+  const vteps = peers.map((lease) => ({ ...vtepOf(lease), direct: direct(facts, lease) }))
+  const wrong = vteps.flatMap((vtep) => {
+    if (vtep.direct) return []
+    const entries = there.get(vtep.mac) ?? []
+    const words = `${vtep.mac} dst ${formatIpv4(vtep.underlay)}`
+    if (entries.length === 0) return [`${words} is missing`]
+    const others = entries.filter(({ destination }) => destination !== vtep.underlay)
+    const to = some(
+      others.map(({ destination }) => (destination === undefined ? 'nowhere' : formatIpv4(destination))),
+    )
+    return others.length > 0 ? [`${words} goes to ${to}`] : []
+  })
+  const known = new Set<string>(vteps.map(({ mac }) => mac))
+  const stale = [...there.keys()].filter((mac) => !known.has(mac))
+  return [...wrong, ...stale.map((mac) => `${mac} has no lease`)]
+}

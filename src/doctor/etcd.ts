@@ -1,0 +1,98 @@
+import { get as httpGet } from 'node:http'
+import { get as httpsGet } from 'node:https'
+import { parseVxlanConfig } from '../backend/vxlan/config.ts'
+import type { Logger } from '../log.ts'
+import type { Options } from '../options.ts'
+import { readPasswordFile } from '../secrets.ts'
+import { parseNetworkConfig } from '../subnet/config.ts'
+import { EtcdClient } from '../subnet/etcd/client.ts'
+import { parseEndpoints } from '../subnet/etcd/endpoints.ts'
+import { EtcdRegistry } from '../subnet/etcd/registry.ts'
+import type { EtcdFacts } from './facts.ts'
+import { read } from './programs.ts'
+
+/** Milliseconds for all that is asked of etcd. */
+const PATIENCE = 15_000
+
+const quiet: Logger = { error() {}, warn() {}, info() {}, debug() {}, trace() {} }
+
+/** Config, leases and clock of etcd; nothing that goes wrong there keeps the other checks from their work. */
+export async function readEtcd(
+  { etcd }: Pick<Options, 'etcd'>,
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<EtcdFacts> {
+  const nothing: EtcdFacts = {
+    endpoint: etcd.endpoints[0] ?? '',
+    prefix: etcd.prefix,
+    error: undefined,
+    config: undefined,
+    vxlan: undefined,
+    configError: undefined,
+    leases: undefined,
+    bad: [],
+    skewSeconds: undefined,
+    secure: false,
+  }
+  const signal = AbortSignal.timeout(PATIENCE)
+  try {
+    const client = new EtcdClient({
+      endpoints: parseEndpoints(etcd.endpoints.join(',')),
+      username: etcd.username,
+      password: etcd.password.reveal() || readPasswordFile(etcd.passwordFile, env, quiet),
+      tls: { caFile: etcd.caFile, certFile: etcd.certFile, keyFile: etcd.keyFile },
+      log: quiet,
+    })
+    const registry = new EtcdRegistry(client, etcd.prefix)
+    const { leases, bad } = await registry.listLeases(signal)
+    const endpoint = client.tally.endpoints[client.tally.current]?.url ?? nothing.endpoint
+    return {
+      ...nothing,
+      endpoint,
+      leases,
+      bad,
+      ...(await readConfig(registry, signal)),
+      skewSeconds: await skewAgainst(endpoint, etcd),
+      secure: endpoint.startsWith('https:'),
+    }
+  } catch (error) {
+    return {
+      ...nothing,
+      error: signal.aborted ? `no answer from etcd within ${PATIENCE / 1000} s` : reason(error),
+    }
+  }
+}
+
+async function readConfig(
+  registry: EtcdRegistry,
+  signal: AbortSignal,
+): Promise<Pick<EtcdFacts, 'config' | 'vxlan' | 'configError'>> {
+  try {
+    const config = parseNetworkConfig((await registry.getConfig(signal)).text)
+    const vxlan = config.backendType === 'vxlan' ? parseVxlanConfig(config.backend) : undefined
+    return { config, vxlan, configError: undefined }
+  } catch (error) {
+    return { config: undefined, vxlan: undefined, configError: reason(error) }
+  }
+}
+
+/** By the Date header (RFC 9110, 6.6.1), which has whole seconds; undefined when there is none. */
+function skewAgainst(base: string, files: Options['etcd']): Promise<number | undefined> {
+  const begun = Date.now()
+  return new Promise((resolve) => {
+    const tls = { ca: read(files.caFile), cert: read(files.certFile), key: read(files.keyFile) }
+    const asked = base.startsWith('https:')
+      ? httpsGet(`${base}/version`, { ...tls, agent: false, timeout: 3_000 })
+      : httpGet(`${base}/version`, { agent: false, timeout: 3_000 })
+    asked.on('response', (response) => {
+      response.resume()
+      const theirs = Date.parse(response.headers.date ?? '') + 500
+      resolve(Number.isNaN(theirs) ? undefined : ((begun + Date.now()) / 2 - theirs) / 1000)
+    })
+    asked.on('timeout', () => asked.destroy())
+    asked.on('error', () => resolve(undefined))
+  })
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
