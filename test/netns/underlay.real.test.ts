@@ -1,0 +1,138 @@
+/** The interface under the overlay changes while the daemon runs: device, lease, files and peers follow. */
+import { readFileSync } from 'node:fs'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { type Daemon, Lab, type Namespace, PREFIX, peerLeases, startMonitor, waitFor } from './lab.ts'
+import { lines } from './namespace.ts'
+import type { Pod } from './pod.ts'
+import { ruled, settled } from './settled.ts'
+import { Spans } from './spans.ts'
+
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
+
+describe('two nodes with pods', () => {
+  let lab: Lab
+  let one: Daemon
+  let two: Daemon
+  let node: Namespace
+  let pods: readonly [Pod, Pod]
+  let spans: Spans
+
+  const publicIP = async (): Promise<string> => {
+    const lease = await lab.etcd.get(`${PREFIX}/subnets/${one.leaseKey()}`)
+    return JSON.parse(lease?.value ?? '{}').PublicIP
+  }
+  const complaints = (since: number): readonly string[] =>
+    lines(one.log().slice(since)).filter((line) => / (warn|error) /.test(line))
+  const podsTalk = async (): Promise<void> => {
+    for (const [from, to] of [pods, [pods[1], pods[0]]] as const) {
+      await waitFor(() => from.namespace.ping(to.address), { what: 'pods to reach each other' })
+    }
+  }
+  const addressed = (address: string): readonly string[] => [
+    `address add ${address}/16 dev eth0`,
+    `route replace default via ${lab.outside}`,
+  ]
+
+  beforeAll(async () => {
+    lab = await Lab.create({ nodes: 2 })
+    const etcd = await lab.startEtcd()
+    await etcd.config('{"Network":"172.30.0.0/16","SubnetLen":21,"Backend":{"Type":"vxlan"}}')
+    await etcd.seed(peerLeases(5, { network: '172.30.0.0', length: 21 }))
+    one = await lab.daemon(1, { args: ['-ip-masq'] })
+    two = await lab.daemon(2, { args: ['-ip-masq'] })
+    for (const daemon of [one, two]) await daemon.waitReady()
+    node = one.namespace
+    pods = [await lab.pod(one), await lab.pod(two)]
+    await settled(lab, one, 1)
+    await settled(lab, two, 2)
+    await ruled(one)
+    spans = new Spans(await startMonitor(node, 'link address route neigh'))
+  })
+  afterAll(() => lab?.close())
+
+  test('down and up: nothing of ours is lost, and nothing is written', async () => {
+    const since = one.log().length
+    await node.ip('link set eth0 down')
+    await node.ip('link set eth0 up')
+    await node.ip(`route replace default via ${lab.outside}`)
+    await settled(lab, one, 1)
+    await podsTalk()
+    expect(complaints(since)).toEqual([])
+    expect(await publicIP()).toBe(lab.address(1))
+  })
+
+  test.each([1400, 1500])('MTU %i: device, subnet.env and docker options follow', async (mtu) => {
+    const since = one.log().length
+    spans.begin()
+    await node.ip(`link set eth0 mtu ${mtu}`)
+    await settled(lab, one, 1, { mtu: mtu - 50 })
+    spans.end()
+    await waitFor(() => readFileSync(one.subnetFile, 'utf8').includes(`FLANNEL_MTU=${mtu - 50}\n`), {
+      what: 'the MTU in subnet.env',
+    })
+    await waitFor(() => readFileSync(one.dockerFile, 'utf8').includes(`--mtu=${mtu - 50}`), {
+      what: 'the MTU in the docker options',
+    })
+    await podsTalk()
+    const following = complaints(since).filter((line) => line.includes('following it'))
+    expect(following, one.log().slice(since)).toHaveLength(1)
+  })
+
+  test.each([
+    ['another', '10.77.9.9'],
+    ['its first', undefined],
+  ])('%s address: lease, device and the peers follow', async (_, given) => {
+    const address = given ?? lab.address(1)
+    const since = one.log().length
+    const own = one.leaseKey()
+    await node.ipBatch(['address flush dev eth0', ...addressed(address)])
+    await settled(lab, one, 1, { local: address })
+    await waitFor(async () => (await publicIP()) === address, { what: 'the new PublicIP in the lease' })
+    // The checker reads the lease: the other node's FDB entry for us points at the new address.
+    await settled(lab, two, 2)
+    await podsTalk()
+    expect(one.leaseKey()).toBe(own)
+    // A connection that leaves the network leaves it with the new address.
+    await ruled(one)
+    const following = complaints(since).filter((line) => line.includes('following it'))
+    expect(following, one.log().slice(since)).toHaveLength(1)
+  })
+
+  test('deleted and made again, with another index: all of it comes back', async () => {
+    const since = one.log().length
+    await node.ip('link del eth0')
+    await waitFor(async () => !(await node.ip('link show')).includes('flannel.1'), {
+      what: 'flannel.1 to go along',
+    })
+    await one.waitLog(/keeping eth0 as it was/)
+    await node.ipBatch([
+      'link add spacer type bridge',
+      `link add eth0 type veth peer name p1 netns ${lab.switch.name}`,
+      'link set eth0 up',
+      ...addressed(lab.address(1)),
+      'link del spacer',
+    ])
+    await lab.switch.ip('link set p1 master br0 up')
+    await settled(lab, one, 1)
+    await settled(lab, two, 2)
+    await podsTalk()
+    // What was wrong, that it could be followed, and the device: no line a second.
+    expect(complaints(since).length, complaints(since).join('\n')).toBeLessThanOrEqual(5)
+  })
+
+  test('with -public-ip, the device follows the address, and the lease keeps what the operator said', async () => {
+    await one.stop()
+    one = await lab.daemon(1, { args: ['-ip-masq', '-public-ip', lab.address(1)] })
+    await one.waitReady()
+    await settled(lab, one, 1)
+    const address = '10.77.9.10'
+    await node.ipBatch(['address flush dev eth0', ...addressed(address)])
+    await settled(lab, one, 1, { local: address })
+    expect(await publicIP()).toBe(lab.address(1))
+    // As a NAT in between would have it.
+    await node.ip(`address add ${lab.address(1)}/32 dev eth0`)
+    await podsTalk()
+    await settled(lab, two, 2)
+    process.stdout.write(`from a change of the interface's MTU to the last line of the answer: ${spans}\n`)
+  })
+})
