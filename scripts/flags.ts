@@ -31,9 +31,11 @@ export async function renderFlags(): Promise<string> {
   const names = Object.keys(COMMANDS) as CommandName[]
   const commands = await Promise.all(
     names.map(async (name) => {
-      const own = Object.entries((await loadCommand(name)).FLAGS).map(
-        ([flagName, option]) => `${flag(flagName, option)} (${cell(option.help)})`,
-      )
+      const flags = Object.entries((await loadCommand(name)).FLAGS)
+      const own = flags
+        .filter(([flagName]) => !Object.hasOwn(optionTable, flagName))
+        .map(([flagName, option]) => `${flag(flagName, option)} (${cell(option.help)})`)
+      if (own.length < flags.length) own.push("and the daemon's own")
       return `| \`flanneld ${name}\` | ${cell(capital(COMMANDS[name].summary))} | ${own.join('<br>')} |`
     }),
   )

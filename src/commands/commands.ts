@@ -28,6 +28,7 @@ const LOAD: Readonly<Record<CommandName, () => Promise<Command>>> = {
   'log-level': () => import('./loglevel.ts'),
   bundle: () => import('./bundle.ts'),
   completion: () => import('./completion.ts'),
+  cleanup: () => import('./cleanup.ts'),
 }
 
 export function loadCommand(name: CommandName): Promise<Command> {

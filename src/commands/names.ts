@@ -7,6 +7,7 @@ export const COMMANDS = {
   'log-level': { summary: "show or set the running daemon's log level" },
   bundle: { summary: 'gather what a bug report needs into one tar.gz' },
   completion: { summary: 'print shell completion for bash, zsh or fish' },
+  cleanup: { summary: 'take all that the daemon has made off this node' },
 } as const satisfies Readonly<Record<string, { readonly summary: string }>>
 
 export type CommandName = keyof typeof COMMANDS

@@ -100,6 +100,36 @@ export function ruleset(
   return groups
 }
 
+/**
+ * All that a flannel with these addresses ever wrote, to be taken away; each group's `rules` are what it would have been
+ * last. `masquerade`: it was told to, so that even one of the four rules alone is known to be its own. Without `forward`
+ * the two rules of that chain are an operator's own.
+ */
+export function withdrawal(
+  addresses: Addresses,
+  options: { readonly masquerade: boolean; readonly forward: boolean; readonly randomFully: boolean },
+): Ruleset {
+  const { masquerade, randomFully } = options
+  const { network } = addresses
+  const forward = forwardRules(network)
+  const nat: RuleGroup = {
+    table: 'nat',
+    chain: 'POSTROUTING',
+    rules: masqueradeRules(addresses, randomFully),
+    ours: (present) =>
+      masquerade
+        ? present.filter((rule) => kindFor(network, rule) !== undefined)
+        : completeGroup(network, present),
+  }
+  const filter: RuleGroup = {
+    table: 'filter',
+    chain: 'FORWARD',
+    rules: forward,
+    ours: (present) => present.filter((rule) => includes(forward, rule)),
+  }
+  return options.forward ? [nat, filter] : [nat]
+}
+
 function masqueradeRules({ network, subnet }: Addresses, randomFully: boolean): Rule[] {
   const inside = { subnet: network, negated: false }
   const outside = { subnet: network, negated: true }
