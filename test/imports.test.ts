@@ -24,6 +24,8 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'options.ts': ['goflag', 'commands/names', 'ip', 'log'],
   commands: ['*'],
   'commands/names.ts': [],
+  // Looks at everything, and is looked at by its command alone.
+  doctor: ['*'],
   'secrets.ts': ['log'],
   'iface.ts': ['netlink', 'ip', 'log'],
   'subnetfile.ts': ['ip', 'log'],

@@ -25,6 +25,7 @@ export interface Command {
 
 const LOAD: Readonly<Record<CommandName, () => Promise<Command>>> = {
   status: () => import('./status.ts'),
+  doctor: () => import('./doctor.ts'),
   'log-level': () => import('./loglevel.ts'),
   bundle: () => import('./bundle.ts'),
   completion: () => import('./completion.ts'),

@@ -4,6 +4,7 @@
  */
 export const COMMANDS = {
   status: { summary: 'show what the running daemon believes and what the kernel holds' },
+  doctor: { summary: 'look for faults here and on the way to each peer, and for what mends them' },
   'log-level': { summary: "show or set the running daemon's log level" },
   bundle: { summary: 'gather what a bug report needs into one tar.gz' },
   completion: { summary: 'print shell completion for bash, zsh or fish' },
