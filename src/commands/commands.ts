@@ -28,8 +28,8 @@ const LOAD: Readonly<Record<CommandName, () => Promise<Command>>> = {
   doctor: () => import('./doctor.ts'),
   'log-level': () => import('./loglevel.ts'),
   bundle: () => import('./bundle.ts'),
-  completion: () => import('./completion.ts'),
   cleanup: () => import('./cleanup.ts'),
+  completion: () => import('./completion.ts'),
 }
 
 export function loadCommand(name: CommandName): Promise<Command> {
