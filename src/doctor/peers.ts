@@ -20,7 +20,7 @@ export function peerChecks(facts: Facts): Finding[] {
     }
   }
   report('node away', 'fail', {
-    what: `${count(of('node away'))} not even on the underlay`,
+    what: `${count(of('node away'))}, not even on the underlay`,
     why: 'the node is off, or its address in the lease is not reachable from here',
     mend: 'start the node, or set its -public-ip; the lease of a node that is gone for good ends by itself',
   })

@@ -1,0 +1,275 @@
+/** Makes each fault on two nodes of the lab and sees it named; and nothing named when all is well. */
+import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { type Daemon, Lab, peerLeases, waitFor } from '../netns/lab.ts'
+import { amiss, type Diagnosis, diagnose, doctor } from './run.ts'
+
+const CONFIG = { Network: '100.64.0.0/10', SubnetLen: 24, Backend: { Type: 'vxlan' } }
+
+let lab: Lab
+let daemons: [Daemon, Daemon]
+
+beforeAll(async () => {
+  lab = await Lab.create({ nodes: 2 })
+  const etcd = await lab.startEtcd()
+  await etcd.config(CONFIG)
+  await sysctl('net.ipv4.ip_forward=1')
+  daemons = [await lab.daemon(1, { args: ['-ip-masq'] }), await lab.daemon(2)]
+  for (const daemon of daemons) await daemon.waitReady()
+  await waitFor(() => existsSync(daemons[0].controlSocket), { what: 'the control socket' })
+  await waitFor(async () => (await lab.node(1).fdb('flannel.1')).length === 1, { what: 'the peer' })
+  await waitFor(async () => (await lab.node(2).fdb('flannel.1')).length === 1, { what: 'the peer' })
+  await waitFor(async () => amiss(await look('-ping=false')).length === 0, {
+    what: 'a node that is well',
+  })
+})
+afterAll(() => lab.close())
+
+const look = (...args: string[]): Promise<Diagnosis> =>
+  diagnose(lab.node(1), '-control-socket', daemons[0].controlSocket, ...args)
+
+function sysctl(setting: string): Promise<string> {
+  return lab.node(1).run('sysctl', '-q', '-w', setting)
+}
+
+/** The daemon would mend it before anybody can look. */
+function hold(i: 0 | 1 = 0): void {
+  daemons[i].signal('SIGSTOP')
+  onTestFinished(() => daemons[i].signal('SIGCONT'))
+}
+
+/** Without the daemon, which is held: the flags then come from the command line. */
+function lookAlone(...args: string[]): Promise<Diagnosis> {
+  const { subnetFile, dockerFile } = daemons[0]
+  const files = ['-subnet-file', subnetFile, '-docker-opts-file', dockerFile, '-control-socket=/nowhere/sock']
+  return diagnose(lab.node(1), ...lab.etcd.flags, '-iface', 'eth0', ...files, ...args)
+}
+
+it('finds nothing when all is well, and says what it has seen', async () => {
+  const found = await look()
+  expect(amiss(found)).toEqual([])
+  expect(found.exit).toBe(0)
+  expect(found.peers).toMatchObject([{ verdict: 'well', lossPercent: 0, rttMs: expect.any(Number) }])
+  const checks = new Set(found.findings.map(({ check }) => check))
+  for (const check of [
+    'flanneld',
+    'kernel',
+    'FORWARD policy',
+    'masquerade',
+    'routes',
+    'FDB entries',
+    'path MTU',
+    'clock',
+  ])
+    expect(checks).toContain(check)
+})
+
+it('prints 80 columns without colour', async () => {
+  const { code, out } = await doctor(lab.node(1), '-control-socket', daemons[0].controlSocket)
+  expect(code).toBe(0)
+  expect(out).toMatch(/^All is well: \d+ ok, 0 warn, 0 fail$/m)
+  expect(out).not.toContain('\x1b')
+  for (const line of out.split('\n')) expect(line.length).toBeLessThanOrEqual(80)
+})
+
+it('-fix refuses where it cannot ask', async () => {
+  const { code, err } = await doctor(lab.node(1), '-fix', '-control-socket', daemons[0].controlSocket)
+  expect([code, err]).toEqual([2, expect.stringContaining('-fix asks before it changes anything')])
+})
+
+describe('kernel and firewall', () => {
+  it.each([
+    ['net.ipv4.ip_forward=0', 'net.ipv4.ip_forward=1', 'fail ip_forward: net.ipv4.ip_forward is 0'],
+    [
+      'net/ipv4/conf/eth0/rp_filter=1',
+      'net/ipv4/conf/eth0/rp_filter=0',
+      'warn rp_filter: rp_filter is strict (1) on eth0',
+    ],
+  ])('%s', async (bad, good, named) => {
+    await sysctl(bad)
+    onTestFinished(() => void sysctl(good))
+    expect(amiss(await look('-ping=false'))).toContain(named)
+    await sysctl(good)
+  })
+
+  it('a FORWARD policy of DROP without rules', async () => {
+    hold()
+    const node = lab.node(1)
+    const rules = (await node.run('iptables', '-S', 'FORWARD'))
+      .split('\n')
+      .filter((rule) => rule.startsWith('-A'))
+    await node.run('iptables', '-P', 'FORWARD', 'DROP')
+    expect(amiss(await lookAlone('-ping=false')).join()).not.toContain('FORWARD policy')
+    await node.run('iptables', '-F', 'FORWARD')
+    const found = await lookAlone('-ping=false')
+    await node.run('iptables', '-P', 'FORWARD', 'ACCEPT')
+    for (const rule of rules) await node.run('iptables', ...rule.split(' '))
+    expect(amiss(found).join('\n')).toContain('fail FORWARD policy: the policy of FORWARD is DROP (iptables)')
+    expect(found.exit).toBe(2)
+  })
+})
+
+describe('device and tables', () => {
+  it('a lost route, ARP and FDB entry, and entries of nobody', async () => {
+    hold()
+    const node = lab.node(1)
+    const peer = daemons[1].leaseKey().replace('-', '/')
+    const address = peer.replace(/\/.*/, '')
+    const [fdb] = await node.fdb('flannel.1')
+    const mac = fdb?.split(' ')[0]
+    await node.ipBatch([`route del ${peer} dev flannel.1`, `neigh del ${address} dev flannel.1`])
+    await node.bridge(`fdb del ${mac} dev flannel.1 dst ${lab.address(2)} self`)
+    await node.bridge('fdb add 02:00:00:00:00:99 dev flannel.1 dst 10.77.9.9 self permanent')
+    const lines = amiss(await lookAlone('-ping=false')).join('\n')
+    expect(lines).toContain(`fail routes: 1 amiss: ${peer} is missing`)
+    expect(lines).toContain(`fail ARP entries: 1 amiss: ${address} -> ${mac} is missing`)
+    expect(lines).toContain(`${mac} dst ${lab.address(2)} is missing, 02:00:00:00:00:99 has no lease`)
+    expect(lines).toContain('warn flanneld: no flanneld is running here')
+    daemons[0].signal('SIGCONT')
+    await waitFor(
+      async () => (await node.fdb('flannel.1')).length === 1 && (await node.routes()).join().includes(peer),
+      {
+        what: 'the daemon to mend it',
+      },
+    )
+    await waitFor(async () => amiss(await look('-ping=false')).length === 0, { what: 'all to be well again' })
+  })
+
+  it('an MTU that is too large, a subnet file of another lease', async () => {
+    hold()
+    const node = lab.node(1)
+    const { subnetFile } = daemons[0]
+    const text = readFileSync(subnetFile, 'utf8')
+    writeFileSync(subnetFile, text.replace(/SUBNET=.*/, 'SUBNET=100.99.0.1/24'))
+    await node.ip('link set flannel.1 mtu 1500')
+    const lines = amiss(await lookAlone('-ping=false')).join('\n')
+    await node.ip('link set flannel.1 mtu 1450')
+    writeFileSync(subnetFile, text)
+    expect(lines).toContain('fail MTU: flannel.1 has MTU 1500; eth0 leaves room for 1450')
+    expect(lines).toContain('the subnet file says FLANNEL_MTU=1450, flannel.1 has 1500')
+    expect(lines).toMatch(/warn subnet file: .* it says 100\.99\.0\.0\/24, the lease is/)
+  })
+
+  it('a route that overlaps, another VXLAN device on the port', async () => {
+    const node = lab.node(1)
+    await node.ipBatch([
+      'link add other0 type vxlan id 77 dstport 8472 local 10.77.1.2 dev eth0',
+      'link add dummy0 type dummy',
+      'link set dummy0 up',
+      'route add 100.70.0.0/16 dev dummy0',
+    ])
+    const lines = amiss(await look('-ping=false')).join('\n')
+    await node.ipBatch(['link del other0', 'link del dummy0'])
+    expect(lines).toContain('warn UDP port: other0 uses UDP port 8472 too')
+    expect(lines).toContain(
+      'overlapping routes: the network 100.64.0.0/10 overlaps with 100.70.0.0/16 dev dummy0',
+    )
+  })
+
+  it('a bridge of Docker outside the lease', async () => {
+    const node = lab.node(1)
+    await node.ipBatch([
+      'link add docker0 type bridge',
+      'address add 172.17.0.1/16 dev docker0',
+      'link set docker0 up',
+    ])
+    const lines = amiss(await look('-ping=false')).join('\n')
+    await node.ip('link del docker0')
+    expect(lines).toContain('fail docker bridge: docker0 has 172.17.0.1/16, the lease is ')
+    expect(lines).toContain('warn docker MTU: docker0 has MTU 1500, flannel.1 only 1450')
+  })
+})
+
+it('another program on the port, before the first start', async () => {
+  const node = await lab.addNode()
+  const child = node.start(
+    [
+      'python3',
+      '-c',
+      'import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(("",8472))\nprint("bound",flush=True)\nimport time\ntime.sleep(600)',
+    ],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  onTestFinished(() => void child.kill())
+  await new Promise((resolve) => child.stdout?.once('data', resolve))
+  await node.run('sysctl', '-q', '-w', 'net.ipv4.ip_forward=1')
+  const files = [
+    '-subnet-file=/nowhere/subnet.env',
+    '-docker-opts-file=/nowhere/docker',
+    '-control-socket=/nowhere/sock',
+  ]
+  const found = await diagnose(node, ...lab.etcd.flags, '-iface', 'eth0', ...files)
+  expect(amiss(found)).toEqual([
+    expect.stringMatching(/^fail UDP port: UDP port 8472 is taken by python3\S* \(pid \d+\)$/),
+  ])
+})
+
+describe('etcd', () => {
+  it('two leases with one public IP, one MAC, and a key that is none', async () => {
+    const [lease] = peerLeases(1, { first: 900 })
+    const twin = { key: '100.66.0.0-24', publicIP: lease?.publicIP ?? '', mac: lease?.mac ?? '' }
+    await lab.etcd.seed([...(lease === undefined ? [] : [lease]), twin])
+    await lab.etcd.put('/coreos.com/network/subnets/garbage', 'x')
+    const lines = amiss(await lookAlone('-ping=false')).join('\n')
+    for (const key of [lease?.key, twin.key, 'garbage'])
+      await lab.etcd.delete(`/coreos.com/network/subnets/${key}`)
+    expect(lines).toContain(`fail duplicates in etcd: 2 leases have public IP ${twin.publicIP}: `)
+    expect(lines).toContain(`fail duplicates in etcd: 2 leases have VTEP MAC ${twin.mac}: `)
+    expect(lines).toContain('warn leases: 1 keys under subnets are no leases: ')
+    await waitFor(async () => amiss(await look('-ping=false')).length === 0, { what: 'all to be well again' })
+  })
+
+  it('an etcd that is away, and a password file that all can read', async () => {
+    const file = join(lab.dir, 'password')
+    writeFileSync(file, 'secret')
+    chmodSync(file, 0o644)
+    const lines = amiss(
+      await diagnose(
+        lab.node(1),
+        '-etcd-endpoints=http://127.0.0.1:9',
+        `-etcd-password-file=${file}`,
+        '-control-socket=/nowhere/sock',
+      ),
+    ).join('\n')
+    expect(lines).toMatch(/^fail etcd: .*127\.0\.0\.1:9/m)
+    expect(lines).toContain(`warn files: ${file} (-etcd-password-file) has mode 644`)
+    expect(lines).not.toContain('secret\n')
+  })
+})
+
+describe('peers', () => {
+  it('a blocked port, told from a node that is off', async () => {
+    const node = lab.node(2)
+    await node.run('iptables', '-I', 'INPUT', '-p', 'udp', '--dport', '8472', '-j', 'DROP')
+    const blocked = amiss(await look())
+    await node.run('iptables', '-D', 'INPUT', '-p', 'udp', '--dport', '8472', '-j', 'DROP')
+    expect(blocked).toEqual([
+      expect.stringMatching(
+        /^fail peers: 1 of 1 peers does not answer through the tunnel, but the node does/,
+      ),
+    ])
+    await lab.switch.ip('link set p2 down')
+    const off = amiss(await look())
+    await lab.switch.ip('link set p2 up')
+    expect(off).toEqual([
+      expect.stringMatching(/^fail peers: 1 of 1 peers does not answer, not even on the underlay/),
+    ])
+    await waitFor(() => lab.node(1).ping(lab.address(2)), { what: 'the cable' })
+  })
+
+  it('a black hole for large packets', async () => {
+    const node = lab.node(2)
+    // What a link with a smaller MTU does when the ICMP that says so is lost.
+    const rule = ['INPUT', '-p', 'udp', '--dport', '8472', '-m', 'length', '--length', '1400:', '-j', 'DROP']
+    await node.run('iptables', '-I', ...rule)
+    const found = await look()
+    await node.run('iptables', '-D', ...rule)
+    expect(amiss(found)).toEqual([
+      expect.stringMatching(
+        /^fail path MTU: 1 of 1 peers get no packets of full size: 100\.\S+ \(10\.77\.1\.3\)$/,
+      ),
+    ])
+    expect(found.peers).toMatchObject([{ verdict: 'large lost', lossPercent: 100 }])
+  })
+})
