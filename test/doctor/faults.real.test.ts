@@ -141,13 +141,13 @@ describe('device and tables', () => {
     const node = lab.node(1)
     const { subnetFile } = daemons[0]
     const text = readFileSync(subnetFile, 'utf8')
-    writeFileSync(subnetFile, text.replace(/SUBNET=.*/, 'SUBNET=100.99.0.1/24'))
-    await node.ip('link set flannel.1 mtu 1500')
+    writeFileSync(subnetFile, text.replace(/SUBNET=.*/, 'SUBNET=100.99.0.1/24').replace('1450', '1500'))
+    await node.ip('link set eth0 mtu 1400')
     const lines = amiss(await lookAlone('-ping=false')).join('\n')
-    await node.ip('link set flannel.1 mtu 1450')
+    await node.ip('link set eth0 mtu 1500')
     writeFileSync(subnetFile, text)
-    expect(lines).toContain('fail MTU: flannel.1 has MTU 1500; eth0 leaves room for 1450')
-    expect(lines).toContain('the subnet file says FLANNEL_MTU=1450, flannel.1 has 1500')
+    expect(lines).toContain('fail MTU: flannel.1 has MTU 1450; eth0 leaves room for 1350')
+    expect(lines).toContain('the subnet file says FLANNEL_MTU=1500, flannel.1 has 1450')
     expect(lines).toMatch(/warn subnet file: .* it says 100\.99\.0\.0\/24, the lease is/)
   })
 
@@ -155,15 +155,15 @@ describe('device and tables', () => {
     const node = lab.node(1)
     await node.ipBatch([
       'link add other0 type vxlan id 77 dstport 8472 local 10.77.1.2 dev eth0',
-      'link add dummy0 type dummy',
-      'link set dummy0 up',
-      'route add 100.70.0.0/16 dev dummy0',
+      'link add away0 type bridge',
+      'link set away0 up',
+      'route add 100.70.0.0/16 dev away0',
     ])
     const lines = amiss(await look('-ping=false')).join('\n')
-    await node.ipBatch(['link del other0', 'link del dummy0'])
+    await node.ipBatch(['link del other0', 'link del away0'])
     expect(lines).toContain('warn UDP port: other0 uses UDP port 8472 too')
     expect(lines).toContain(
-      'overlapping routes: the network 100.64.0.0/10 overlaps with 100.70.0.0/16 dev dummy0',
+      'overlapping routes: the network 100.64.0.0/10 overlaps with 100.70.0.0/16 dev away0',
     )
   })
 
