@@ -36,7 +36,8 @@ export class Pace {
   succeeded(begin: number, end: number): void {
     this.#ended(begin, end)
     this.#failures = 0
-    if (end - this.#lastRepair > 2 * Math.max(this.#period, this.#backOff())) this.#repairs = 0
+    const quiet = 2 * Math.max(Math.min(this.#period, MAX_GAP), this.#backOff())
+    if (end - this.#lastRepair > quiet) this.#repairs = 0
   }
 
   failed(begin: number, end: number): void {
