@@ -103,7 +103,7 @@ export function arrange(lines: readonly PeerLine[], edition = 1): Peers {
   return { edition, lines: [...lines].sort((a, b) => (order.get(a) ?? 0) - (order.get(b) ?? 0)), count }
 }
 
-/** Changes with whatever changes peers: each apply and each compare takes a time of its own. */
+/** Changes with whatever changes peers: an apply that wrote, or a compare that found something, took a time of its own. */
 function signOf({ leases, kernel, etcd }: Status): string {
   const { lastApply, lastCompare, tables, repairs, trouble } = kernel ?? {}
   return JSON.stringify([
@@ -111,6 +111,6 @@ function signOf({ leases, kernel, etcd }: Status): string {
     // Backends without entries have nothing but the leases.
     kernel?.lastApply ? 0 : etcd.watch?.index,
     ...[tables, repairs, trouble],
-    ...[lastApply?.tookMs, lastApply?.entries, lastCompare?.tookMs, lastCompare?.entries],
+    ...[lastApply, lastCompare].map((round) => (round?.entries ? [round.tookMs, round.entries] : 0)),
   ])
 }

@@ -17,7 +17,7 @@ export function renderPage(look: Look, query: Query): Markup {
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>${verdictOf(look).title} · ${node} · flanneld</title>
+<title>${verdictOf(look).title} &middot; ${node} &middot; flanneld</title>
 <link rel="icon" href="/page/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="/page/style.css">
 <script src="/page/client.js" type="module"></script>
@@ -36,9 +36,9 @@ export function renderPage(look: Look, query: Query): Markup {
 <h2 id="map-title">Overlay</h2>
 <div class="stage" id="stage"><canvas id="canvas" tabindex="0" role="application" aria-label="Map of the peers" aria-describedby="map-help"></canvas></div>
 <p id="picked" class="picked" aria-live="polite"></p>
-<div class="steps"><button type="button" data-step="-1">‹ Previous</button><button type="button" data-step="1">Next ›</button><button type="button" data-step="amiss">Next amiss</button></div>
+<div class="steps"><button type="button" data-step="-1">&lsaquo; Previous</button><button type="button" data-step="1">Next &rsaquo;</button><button type="button" data-step="amiss">Next amiss</button></div>
 <p class="help"><span>${mark('ok')} in order</span> <span>${mark('bad')} amiss</span> <span><i class="mark ring" aria-hidden="true"></i> lease changed within a minute</span></p>
-<p id="map-help" class="help">This node is in the middle, its peers in the order of their subnets. Keys: arrows walk, N finds the next amiss, Enter looks it up below.</p>
+<p id="map-help" class="help">This node is in the middle, its peers in the order of their subnets. <b>Keys: arrows walk, N finds the next amiss, Enter looks it up below.</b></p>
 </section>
 <section class="card" aria-labelledby="timeline-title">
 <h2 id="timeline-title">Recent events</h2>

@@ -8,11 +8,14 @@ const WORDS: Readonly<Record<Exclude<PeerState, 'missing' | 'differs'>, string>>
   none: 'another peer has its place',
 }
 
+// Characters beyond ASCII are entities: the build cannot escape them inside a tagged template.
+const NOTHING = html`&ndash;`
+
 /** A page of the peers that were asked for, with the way to the other pages. */
 export function renderTable({ query, rows, found, pages }: Selection, status: Status): Markup {
   if (rows.length === 0) return renderNobody(query, status)
   const first = (query.page - 1) * PAGE_SIZE + 1
-  return html`<p class="found" id="found">${count(found, 'peer')}${query.text !== '' && html` for “${query.text}”`}${pages > 1 && html`, ${number(first)} to ${number(first + rows.length - 1)} shown`}</p>
+  return html`<p class="found" id="found">${count(found, 'peer')}${query.text !== '' && html` for &ldquo;${query.text}&rdquo;`}${pages > 1 && html`, ${number(first)} to ${number(first + rows.length - 1)} shown`}</p>
 <div class="scroll" role="region" aria-label="Peers" tabindex="0"><table class="peers">
 <thead><tr><th scope="col">Subnet</th><th scope="col">In the kernel</th><th scope="col">Public IP</th><th scope="col">VTEP MAC</th><th scope="col">Route</th><th scope="col">Lease changed</th></tr></thead>
 <tbody>
@@ -23,7 +26,7 @@ ${pages > 1 && renderPager(query, pages)}`
 function renderRow(peer: PeerLine): Markup {
   const state = stateOf(peer)
   const { subnet, publicIP, mac, route, changedAt } = peer
-  return html`<tr class="${state}"><th scope="row">${subnet}</th><td>${mark(state === 'ok' ? 'ok' : 'bad')} ${wordsOf(peer, state)}</td><td>${publicIP}</td><td>${mac ?? '–'}</td><td>${route}</td><td>${changedAt === null ? '–' : time(Date.parse(changedAt))}</td></tr>
+  return html`<tr class="${state}"><th scope="row">${subnet}</th><td>${mark(state === 'ok' ? 'ok' : 'bad')} ${wordsOf(peer, state)}</td><td>${publicIP}</td><td>${mac ?? NOTHING}</td><td>${route}</td><td>${changedAt === null ? NOTHING : time(Date.parse(changedAt))}</td></tr>
 `
 }
 
@@ -39,7 +42,7 @@ function wordsOf({ entries }: PeerLine, state: PeerState): string {
 function renderNobody({ text, state }: Query, { daemon, kernel, leases, etcd }: Status): Markup {
   if (text !== '' || state !== 'all') {
     const what = state === 'amiss' ? 'No peer is amiss' : 'No peer'
-    return html`<p class="empty" id="found">${text === '' ? `${what === 'No peer' ? 'There is no peer' : what}.` : html`${what}${state === 'amiss' ? ' and' : ''} matches “${text}”.`} <a href="/">Show all</a></p>`
+    return html`<p class="empty" id="found">${text === '' ? `${what === 'No peer' ? 'There is no peer' : what}.` : html`${what}${state === 'amiss' ? ' and' : ''} matches &ldquo;${text}&rdquo;.`} <a href="/">Show all</a></p>`
   }
   const why =
     daemon.phase !== 'running'
@@ -51,9 +54,9 @@ function renderNobody({ text, state }: Query, { daemon, kernel, leases, etcd }: 
 }
 
 function renderPager(query: Query, pages: number): Markup {
-  const link = (page: number, text: string, rel: string): Markup =>
+  const link = (page: number, text: Markup, rel: string): Markup =>
     page < 1 || page > pages
       ? html`<span aria-disabled="true">${text}</span>`
       : html`<a href="/${writeQuery({ ...query, page })}" rel="${rel}">${text}</a>`
-  return html`<nav class="pager" aria-label="Pages of peers">${link(query.page - 1, '‹ Previous', 'prev')}<span>Page ${number(query.page)} of ${number(pages)}</span>${link(query.page + 1, 'Next ›', 'next')}</nav>`
+  return html`<nav class="pager" aria-label="Pages of peers">${link(query.page - 1, html`&lsaquo; Previous`, 'prev')}<span>Page ${number(query.page)} of ${number(pages)}</span>${link(query.page + 1, html`Next &rsaquo;`, 'next')}</nav>`
 }

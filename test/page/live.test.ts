@@ -6,6 +6,7 @@ import { EVERY, Live, MOST_STREAMS } from '../../src/page/live.ts'
 import { Looks } from '../../src/page/look.ts'
 import { PAGE_PATHS } from '../../src/page/paths.ts'
 import { POLICY } from '../../src/page/routes.ts'
+import type { Status } from '../../src/status.ts'
 import { peer, StepClock, serve, status, world } from './world.ts'
 
 /** A reader of the events; what came is in `text`. */
@@ -67,18 +68,28 @@ test('sends everything at first, and then what has changed', async () => {
   await reader.until((text) => text.endsWith(':\n\n'))
   expect(view.asked).toEqual({ status: 2, peers: 1 })
 
+  // A compare that found nothing amiss is news, but not of the peers.
+  const { kernel } = status()
+  const lastCompare = { secondsAgo: 0, tookMs: 2.5, entries: 0 }
+  view.now = status({ kernel: { ...kernel, lastCompare } as Status['kernel'] })
+  await until(() => clock.sleeping === 1)
+  clock.pass(EVERY)
+  await reader.until((text) => text.includes('2.5 ms'))
+  expect(reader.events.slice(5)).toEqual(['tiles', 'details'])
+  expect(view.asked).toEqual({ status: 3, peers: 1 })
+
   view.now = status({ health: { alive: true, ready: false, stuckLoops: [], reasons: ['no\nlease'] } })
   await until(() => clock.sleeping === 1)
   clock.pass(EVERY)
   await reader.until((text) => text.includes('Not ready'))
-  expect(reader.events.slice(5)).toEqual(['verdict'])
+  expect(reader.events.slice(7)).toEqual(['verdict', 'tiles', 'details'])
 
   view.lines = [peer(0), peer(1, { entries: { fdb: 'missing' } })]
   view.now = status({ leases: { inUse: 2, skipped: 0, skippedList: [] } })
   await until(() => clock.sleeping === 1)
   clock.pass(EVERY)
   await reader.until((text) => text.includes('peers\ndata: 2'))
-  expect(reader.events.slice(6)).toEqual(['verdict', 'tiles', 'details', 'peers 2'])
+  expect(reader.events.slice(10)).toEqual(['verdict', 'tiles', 'details', 'peers 2'])
 })
 
 test('all readers together cost one look a second, and the peers are read when they have changed', async () => {

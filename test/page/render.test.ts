@@ -1,3 +1,5 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, it, test } from 'vitest'
 import { html } from '../../src/page/html.ts'
 import { arrange, type Look } from '../../src/page/look.ts'
@@ -66,6 +68,13 @@ test('whatever etcd, kernel or log say, no tag comes of it', () => {
   const searched = renderPage(look(), { ...EVERYONE, text: EVIL }).text
   expect(searched).not.toContain('<script>')
   expect(searched).toContain('value="&quot;&gt;&lt;script')
+})
+
+test('all that is not ASCII is an entity or an escape, for the bundle is read as Latin-1', () => {
+  const folder = join(import.meta.dirname, '../../src/page')
+  for (const name of readdirSync(folder).filter((each) => each.endsWith('.ts'))) {
+    expect(readFileSync(join(folder, name), 'latin1'), name).toMatch(/^[\n\x20-\x7e]*$/)
+  }
 })
 
 test('nothing on the page is inline or from elsewhere', () => {

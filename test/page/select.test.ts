@@ -63,7 +63,7 @@ const shown = (query: Query, lines = CROWD, now = status()): string =>
 
 test('the table says what is wrong, and its pages are links', () => {
   const table = shown({ text: '100.64', state: 'all', page: 2 })
-  expect(table).toContain('63 peers for “100.64”, 26 to 50 shown')
+  expect(table).toContain('63 peers for &ldquo;100.64&rdquo;, 26 to 50 shown')
   expect(table).toContain('<a href="/?q=100.64" rel="prev">')
   expect(table).toContain('<a href="/?q=100.64&amp;page=3" rel="next">')
   const first = shown({ text: '', state: 'amiss', page: 1 })
@@ -73,9 +73,9 @@ test('the table says what is wrong, and its pages are links', () => {
 })
 
 it.each<[string, Query, Parameters<typeof status>[0], string]>([
-  ['a search', { text: 'x', state: 'all', page: 1 }, {}, 'No peer matches “x”.'],
+  ['a search', { text: 'x', state: 'all', page: 1 }, {}, 'No peer matches &ldquo;x&rdquo;.'],
   ['nothing amiss', { text: '', state: 'amiss', page: 1 }, {}, 'No peer is amiss.'],
-  ['both', { text: 'x', state: 'amiss', page: 1 }, {}, 'No peer is amiss and matches “x”.'],
+  ['both', { text: 'x', state: 'amiss', page: 1 }, {}, 'No peer is amiss and matches &ldquo;x&rdquo;.'],
   [
     'an empty cluster',
     { text: '', state: 'all', page: 1 },
