@@ -7,8 +7,19 @@ import type { PeerProbe } from './ping.ts'
 /** What the pings say: which peers cannot be reached, and where on the way it fails. */
 export function peerChecks(facts: Facts): Finding[] {
   const { probes } = facts
-  if (probes.length === 0) return []
-  const port = facts.etcd.vxlan?.port ?? 8472
+  if (probes === undefined) {
+    return [
+      fault('peers', 'warn', {
+        what: 'there is no program ping',
+        why: 'whether packets reach the other nodes is not known',
+        mend: 'install iputils-ping (Debian) or iputils',
+      }),
+    ]
+  }
+  return probes.length === 0 ? [] : verdicts(probes, facts.etcd.vxlan?.port ?? 8472)
+}
+
+function verdicts(probes: readonly PeerProbe[], port: number): Finding[] {
   const kinds = groupBy(probes, verdict)
   const of = (kind: Verdict): readonly PeerProbe[] => kinds.get(kind) ?? []
   const findings: Finding[] = []
@@ -56,11 +67,11 @@ export function peerChecks(facts: Facts): Finding[] {
 type Verdict = 'well' | 'some lost' | 'large lost' | 'tunnel away' | 'node away'
 
 /** Small packets that get through tell loss from a black hole; the underlay tells a blocked port from a node that is off. */
-export function verdict({ large, small, underlaySmall }: PeerProbe): Verdict {
+export function verdict({ large, small, underlay }: PeerProbe): Verdict {
   if (large.received === large.sent) return 'well'
   if (large.received > 0) return 'some lost'
   if (small !== undefined && small.received > 0) return 'large lost'
-  return underlaySmall !== undefined && underlaySmall.received > 0 ? 'tunnel away' : 'node away'
+  return underlay !== undefined && underlay.received > 0 ? 'tunnel away' : 'node away'
 }
 
 function nameOf({ subnet, publicIP, large }: PeerProbe): string {

@@ -1,27 +1,29 @@
 /**
- * Pings of all peers at once. `ping` is a program of its own for each, since raw sockets need native code; one process a peer is
- * enough as long as all is well, because its three packets are as large as the overlay's MTU and must not be fragmented. Only
- * what these do not prove is asked of a peer separately.
+ * Pings of all peers at once. They are programs, since raw sockets need native code, and starting thousands is what takes the
+ * time: a shell starts them faster than we could, and all write to one pipe. The three packets of a peer are as large as the
+ * overlay's MTU and must not be fragmented, so that as long as all is well one ping proves everything; only a peer that loses some
+ * is asked again.
  */
 import { spawn } from 'node:child_process'
-import { formatIpv4, type Ipv4, type Subnet } from '../ip.ts'
+import { formatIpv4, type Ipv4, parseIpv4, type Subnet } from '../ip.ts'
 
-/** Processes at a time: they wait more than they work. */
-const AT_ONCE = 192
+/** Pings of one shell, and shells at a time: pings wait more than they work. */
+const CHUNK = 64
+const SHELLS = 4
 const COUNT = 3
 /** Seconds: between packets, and for the last answer. */
-const INTERVAL = 0.02
-const WAIT = 0.9
-/** IPv4 and ICMP headers. */
+const INTERVAL = 0.01
+const WAIT = 0.75
+/** Bytes of the IPv4 and ICMP headers. */
 const HEADERS = 28
+/** Bytes of a packet that fits everywhere. */
+const SMALL = 84
 
 export interface PingResult {
   readonly sent: number
   readonly received: number
   /** Milliseconds, the mean; undefined without an answer. */
   readonly rtt: number | undefined
-  /** What the kernel says of a packet that does not fit: the MTU of the path, where it knows. */
-  readonly tooBig: boolean
 }
 
 export interface PeerProbe {
@@ -29,88 +31,136 @@ export interface PeerProbe {
   readonly publicIP: Ipv4
   /** Full-size packets to its flannel device. */
   readonly large: PingResult
-  /** Only when large ones were lost: small ones there, and both sizes to its public address. */
+  /** Only when large ones were lost: small ones there, and to its public address. */
   readonly small?: PingResult
-  readonly underlaySmall?: PingResult
-  readonly underlayLarge?: PingResult
+  readonly underlay?: PingResult
 }
 
 export interface PingTargets {
   readonly peers: readonly { readonly subnet: Subnet; readonly publicIP: Ipv4 }[]
-  /** Bytes that a packet may have in the overlay, and between nodes. */
+  /** Bytes that a packet may have in the overlay. */
   readonly mtu: number
-  readonly underlayMtu: number
   /** The tunnel's local end. */
   readonly source: Ipv4
 }
 
-/** One ping; `size` is that of the whole IPv4 packet. */
-export type Ping = (target: {
-  readonly address: Ipv4
+/** There is no program `ping`. */
+export class NoPingError extends Error {
+  override readonly name = 'NoPingError'
+}
+
+/** Pings each address with packets of `size` bytes, IPv4 header and all, and tells of each that is done. */
+export type Ping = (targets: {
+  readonly addresses: readonly Ipv4[]
   readonly size: number
   readonly source?: Ipv4
-}) => Promise<PingResult>
+  readonly onResult?: () => void
+}) => Promise<ReadonlyMap<Ipv4, PingResult>>
 
-/** Pings every peer, and tells after each how many are done. Rejects when there is no program `ping`. */
+const NONE: PingResult = { sent: COUNT, received: 0, rtt: undefined }
+
+/**
+ * Pings every peer, and tells of each how many are done. Rejects with what `ping` rejects with. Some lost packets say little at
+ * first: a raw socket gets every answer that comes to this node until ping has told it which it wants, and overflows in the
+ * crowd. So the few that lost some are pinged again among themselves.
+ */
 export async function probePeers(
-  { peers, mtu, underlayMtu, source }: PingTargets,
+  { peers, mtu, source }: PingTargets,
   ping: Ping,
   progress: (done: number) => void,
 ): Promise<PeerProbe[]> {
-  const probe = async (peer: PingTargets['peers'][number]): Promise<PeerProbe> => {
-    const { subnet, publicIP } = peer
-    const large = await ping({ address: subnet.address, size: mtu })
-    if (large.received === large.sent && large.sent > 0) return { subnet, publicIP, large }
-    const [small, underlaySmall, underlayLarge] = await Promise.all([
-      ping({ address: subnet.address, size: 84 }),
-      ping({ address: publicIP, size: 84, source }),
-      ping({ address: publicIP, size: underlayMtu, source }),
-    ])
-    return { subnet, publicIP, large, small, underlaySmall, underlayLarge }
-  }
-  const probes: PeerProbe[] = []
-  let next = 0
-  const worker = async (): Promise<void> => {
-    for (let peer = peers[next++]; peer !== undefined; peer = peers[next++]) {
-      probes.push(await probe(peer))
-      progress(probes.length)
-    }
-  }
-  await Promise.all(Array.from({ length: Math.min(AT_ONCE, peers.length) }, worker))
-  return probes.sort((a, b) => a.subnet.address - b.subnet.address)
+  let done = 0
+  const onResult = (): void => progress(++done)
+  const first = await ping({ addresses: peers.map(({ subnet }) => subnet.address), size: mtu, onResult })
+  const again = await ping({
+    addresses: [...first].flatMap(([address, { sent, received }]) =>
+      received > 0 && received < sent ? [address] : [],
+    ),
+    size: mtu,
+  })
+  const probes = peers.map(
+    (peer): PeerProbe => ({
+      ...peer,
+      large: again.get(peer.subnet.address) ?? first.get(peer.subnet.address) ?? NONE,
+    }),
+  )
+  const doubtful = probes.filter(({ large }) => large.received < large.sent)
+  const [small, underlay] = await Promise.all([
+    ping({ addresses: doubtful.map(({ subnet }) => subnet.address), size: SMALL }),
+    ping({ addresses: [...new Set(doubtful.map(({ publicIP }) => publicIP))], size: SMALL, source }),
+  ])
+  return probes
+    .map((probe) => {
+      if (!doubtful.includes(probe)) return probe
+      const { subnet, publicIP } = probe
+      return {
+        ...probe,
+        small: small.get(subnet.address) ?? NONE,
+        underlay: underlay.get(publicIP) ?? NONE,
+      }
+    })
+    .sort((a, b) => a.subnet.address - b.subnet.address)
 }
 
-/** iputils' ping. `-M do` sets the DF bit (ip(7), IP_PMTUDISC_DO), so that nobody cuts the packet up. */
-export const systemPing: Ping = ({ address, size, source }) => {
-  const args = ['-n', '-q', '-M', 'do', '-c', String(COUNT), '-i', String(INTERVAL), '-W', String(WAIT)]
-  args.push('-s', String(Math.max(0, size - HEADERS)))
-  if (source !== undefined) args.push('-I', formatIpv4(source))
-  args.push(formatIpv4(address))
-  return new Promise((resolve, reject) => {
-    const child = spawn('ping', args, {
-      env: { ...process.env, LC_ALL: 'C' },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
-    let text = ''
-    const take = (part: Buffer): void => {
-      text += part.toString()
+/** iputils' ping, in parallel. Rejects with a NoPingError. */
+export const systemPing: Ping = async ({ addresses, size, source, onResult }) => {
+  const flags = ['-n', '-q', '-M', 'do', '-c', COUNT, '-i', INTERVAL, '-W', WAIT, '-s', size - HEADERS]
+  if (source !== undefined) flags.push('-I', formatIpv4(source))
+  const results = new Map<Ipv4, PingResult>()
+  let next = 0
+  const worker = async (): Promise<void> => {
+    while (next < addresses.length) {
+      const chunk = addresses.slice(next, next + CHUNK)
+      next += CHUNK
+      await pingChunk(flags.join(' '), chunk, (address, result) => {
+        results.set(address, result)
+        onResult?.()
+      })
     }
-    child.stdout.on('data', take)
-    child.stderr.on('data', take)
+  }
+  await Promise.all(Array.from({ length: SHELLS }, worker))
+  return results
+}
+
+function pingChunk(
+  flags: string,
+  addresses: readonly Ipv4[],
+  take: (address: Ipv4, result: PingResult) => void,
+): Promise<void> {
+  const script = `command -v ping >/dev/null || exit 127; for a; do ping ${flags} "$a" 2>&1 & done; wait`
+  return new Promise((resolve, reject) => {
+    const child = spawn('sh', ['-c', script, 'sh', ...addresses.map(formatIpv4)], {
+      env: { ...process.env, LC_ALL: 'C' },
+      stdio: ['ignore', 'pipe', 'ignore'],
+    })
+    let rest = ''
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      rest = takeStatistics(rest + text, take)
+    })
     child.on('error', reject)
-    child.on('close', () => resolve(parsePing(text)))
+    child.on('close', (code) => {
+      takeStatistics(`${rest}\n`, take)
+      if (code === 127) reject(new NoPingError('there is no program ping'))
+      else resolve()
+    })
   })
 }
 
-/** What `ping -q` prints at its end; a ping that could not send counts as one with no answer. */
-export function parsePing(text: string): PingResult {
-  const [, sent = COUNT, received = 0] =
-    /(\d+) packets transmitted, (\d+) (?:packets )?received/.exec(text)?.map(Number) ?? []
-  const rtt = /= [\d.]+\/([\d.]+)\//.exec(text)?.[1]
-  return {
-    sent: Math.max(sent, 1),
-    received,
-    rtt: rtt === undefined ? undefined : Number(rtt),
-    tooBig: /message too long|frag needed/i.test(text),
+const STATISTICS =
+  /--- (\S+) ping statistics ---\n(\d+) packets transmitted, (\d+) received[^\n]*\n(?:rtt [^=]*= [\d.]+\/([\d.]+)\/[^\n]*\n|\n)/g
+
+/**
+ * The summaries in what several pings print to one pipe; each is one write of less than PIPE_BUF bytes, and so in one piece
+ * (pipe(7)). Returns what comes after the last whole one.
+ */
+export function takeStatistics(text: string, take: (address: Ipv4, result: PingResult) => void): string {
+  let end = 0
+  for (const match of text.matchAll(STATISTICS)) {
+    end = match.index + match[0].length
+    const address = parseIpv4(match[1] ?? '')
+    const rtt = match[4] === undefined ? undefined : Number(match[4])
+    const sent = Math.max(1, Number(match[2]))
+    if (address !== undefined) take(address, { sent, received: Number(match[3]), rtt })
   }
+  return text.slice(end)
 }

@@ -28,7 +28,7 @@ import {
   peersOf,
 } from './facts.ts'
 import { readManagers } from './managers.ts'
-import { type Ping, probePeers } from './ping.ts'
+import { NoPingError, type Ping, probePeers } from './ping.ts'
 import { argumentsOf, holdersOf, output, parseUdp, read, tryApart } from './programs.ts'
 
 export interface Reading {
@@ -93,8 +93,13 @@ async function probe(facts: Facts, ping: Ping, progress: Reading['progress']): P
   const { device, underlay } = facts.network
   if (device === undefined || typeof underlay === 'string' || facts.etcd.vxlan === undefined) return []
   const peers = peersOf(facts).map(({ subnet, attributes }) => ({ subnet, publicIP: attributes.publicIP }))
-  const targets = { peers, mtu: device.mtu, underlayMtu: underlay.mtu, source: underlay.address }
-  return await probePeers(targets, ping, (done) => progress(done, peers.length))
+  const targets = { peers, mtu: device.mtu, source: underlay.address }
+  try {
+    return await probePeers(targets, ping, (done) => progress(done, peers.length))
+  } catch (error) {
+    if (error instanceof NoPingError) return undefined
+    throw error
+  }
 }
 
 function hasNexthops(rtnl: Rtnl): boolean {

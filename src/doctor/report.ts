@@ -46,7 +46,7 @@ export function wrap(text: string, width: number): string[] {
 
 /** One object: `version`, `exit`, the findings, and each peer's pings. docs/doctor.md describes it. */
 export function jsonReport(findings: readonly Finding[], { probes }: Pick<Facts, 'probes'>): string {
-  const peers = probes.map((probe) => ({
+  const peers = (probes ?? []).map((probe) => ({
     subnet: formatSubnet(probe.subnet),
     publicIP: formatIpv4(probe.publicIP),
     verdict: verdict(probe),
