@@ -164,7 +164,7 @@ export const optionTable = {
     group: 'insight',
     type: 'int',
     default: 0,
-    help: "port of Prometheus' /metrics; 0 or less for none but that on -healthz-port",
+    help: "port of Prometheus' /metrics and of the page; 0 or less for none but those on -healthz-port",
   },
   'control-socket': {
     group: 'insight',

@@ -434,4 +434,4 @@ addEventListener('pagehide', () => source?.close())
 
 document.documentElement.classList.add('scripted')
 localTimes(document)
-follow()
+if (!document.hidden) follow()

@@ -46,6 +46,8 @@ export class Live {
       response.end()
       return
     }
+    // Nothing tells any more of a reader that went away while this was being loaded.
+    if (response.destroyed) return
     const gone = new AbortController()
     response.on('close', () => gone.abort())
     this.#streams++

@@ -129,22 +129,29 @@ test('one more reader than there may be is told to come later, and comes when an
   expect(next.code).toBe(200)
 })
 
-test('a reader that takes nothing is sent nothing more, and is let go', async () => {
-  const clock = new StepClock()
-  const live = new Live({ looks: new Looks(world(), clock), clock, headers: {} })
+/** Takes what is written, and after `takes` writes nothing more. */
+function reluctant(takes: number, destroyed = false) {
   const writes: string[] = []
   const response = Object.assign(new EventEmitter(), {
+    writes,
     writableNeedDrain: false,
-    destroyed: false,
+    destroyed,
     writeHead: () => response,
     write(text: string) {
       writes.push(text)
-      this.writableNeedDrain = writes.length > 1
+      this.writableNeedDrain = writes.length >= takes
     },
     destroy() {
       this.destroyed = true
     },
   })
+  return response
+}
+
+test('a reader that takes nothing is sent nothing more, and is let go', async () => {
+  const clock = new StepClock()
+  const live = new Live({ looks: new Looks(world(), clock), clock, headers: {} })
+  const response = reluctant(2)
   const served = live.serve({ method: 'GET' } as IncomingMessage, response as never)
   let rounds = 0
   while (!response.destroyed) {
@@ -153,8 +160,18 @@ test('a reader that takes nothing is sent nothing more, and is let go', async ()
     clock.pass(EVERY)
   }
   await served
-  expect(writes.length).toBe(2)
+  expect(response.writes.length).toBe(2)
   expect(rounds).toBeGreaterThan(10)
+})
+
+test('a reader that has gone before it begins takes no place', async () => {
+  const clock = new StepClock()
+  const live = new Live({ looks: new Looks(world(), clock), clock, headers: {} })
+  for (let i = 0; i <= MOST_STREAMS; i++) {
+    const response = reluctant(1, true)
+    await live.serve({ method: 'GET' } as IncomingMessage, response as never)
+    expect(response.writes).toEqual([])
+  }
 })
 
 it.each(PAGE_PATHS.filter((path) => path !== '/page/live'))('%s: headers and methods', async (path) => {
