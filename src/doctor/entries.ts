@@ -13,7 +13,9 @@ import { type Finding, fault, ok, some } from './finding.ts'
 import { groupBy } from './group.ts'
 
 export function entryChecks(facts: Facts): Finding[] {
-  const { device } = facts.network
+  const { device, underlay } = facts.network
+  // Which lease is this node's own would be a guess.
+  if (typeof underlay === 'string' && ownLease(facts) === undefined) return []
   if (device === undefined || facts.etcd.leases === undefined || facts.etcd.vxlan === undefined) return []
   const peers = peersOf(facts).filter(isUsable)
   const mend =

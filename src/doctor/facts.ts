@@ -4,6 +4,7 @@
  */
 import type { VxlanConfig } from '../backend/vxlan/config.ts'
 import type { ExternalInterface } from '../iface.ts'
+import { formatSubnet } from '../ip.ts'
 import type { Address } from '../netlink/address.ts'
 import type { FdbEntry } from '../netlink/fdb.ts'
 import type { Link } from '../netlink/link.ts'
@@ -129,10 +130,12 @@ export function deviceName({ etcd }: Pick<Facts, 'etcd'>): string {
 }
 
 /** This node's lease: the daemon's, else the one that has this node's public address. */
-export function ownLease(facts: Facts): Lease | undefined {
-  const { underlay } = facts.network
-  if (typeof underlay === 'string') return undefined
-  return facts.etcd.leases?.find(({ attributes }) => attributes.publicIP === underlay.publicIP)
+export function ownLease({ daemon, etcd, network: { underlay } }: Facts): Lease | undefined {
+  const held = typeof daemon === 'string' ? undefined : daemon.lease?.subnet
+  const leases = etcd.leases ?? []
+  const own = leases.find(({ subnet }) => formatSubnet(subnet) === held)
+  if (own !== undefined || typeof underlay === 'string') return own
+  return leases.find(({ attributes }) => attributes.publicIP === underlay.publicIP)
 }
 
 /** All leases but this node's. */

@@ -1,5 +1,5 @@
 import { formatSubnet } from '../ip.ts'
-import type { Facts } from './facts.ts'
+import { type Facts, isInstalled } from './facts.ts'
 import { type Finding, fault, ok } from './finding.ts'
 
 /** Which iptables writes where, and whether what it holds lets the overlay through. */
@@ -56,14 +56,18 @@ export function chainOf(save: string, table: string, chain: string): Chain {
   return { policy, rules }
 }
 
-function forwardPolicy({ firewall, etcd }: Facts): Finding[] {
+function forwardPolicy(facts: Facts): Finding[] {
+  const { firewall, etcd, options } = facts
+  if (etcd.config === undefined) return []
+  // flanneld adds the rules at its first start.
+  if (options.forwardRules && !isInstalled(facts)) return []
   const isNft = firewall.version?.includes('nf_tables') === true
   const texts = [
     { name: 'iptables', text: firewall.save },
     // Plain iptables is one of the two.
     isNft ? { name: 'iptables-legacy', text: firewall.legacy } : { name: 'iptables-nft', text: firewall.nft },
   ]
-  const network = etcd.config === undefined ? undefined : formatSubnet(etcd.config.network)
+  const network = formatSubnet(etcd.config.network)
   const findings: Finding[] = []
   for (const { name, text } of texts) {
     if (text === undefined) continue
@@ -75,10 +79,10 @@ function forwardPolicy({ firewall, etcd }: Facts): Finding[] {
           (rule.includes(`${way} ${network} `) && rule.endsWith('-j ACCEPT')),
       )
     if (policy !== 'DROP' || (accepts('-s') && accepts('-d'))) continue
-    const accept = (way: '-s' | '-d'): string => `${name} -I FORWARD ${way} ${network ?? 'NETWORK'} -j ACCEPT`
+    const accept = (way: '-s' | '-d'): string => `${name} -I FORWARD ${way} ${network} -j ACCEPT`
     findings.push(
       fault('FORWARD policy', 'fail', {
-        what: `the policy of FORWARD is DROP (${name}), and no rules accept ${network ?? "the overlay's network"}`,
+        what: `the policy of FORWARD is DROP (${name}), and no rules accept ${network}`,
         why: 'packets between pods of different nodes are dropped; Docker sets this policy',
         mend: `run flanneld with -iptables-forward-rules, or: ${accept('-s')}; ${accept('-d')}`,
       }),

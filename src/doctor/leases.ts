@@ -161,7 +161,7 @@ function subnetFileCheck(facts: Facts): Finding[] {
   if (lease !== undefined && !sameSubnet(lease.subnet, subnet))
     return [problem(`it says ${formatSubnet(subnet)}, the lease is ${formatSubnet(lease.subnet)}`)]
   const holder = etcd.leases?.find((each) => sameSubnet(each.subnet, subnet))
-  if (lease === undefined && holder !== undefined)
+  if (lease === undefined && holder !== undefined && typeof facts.network.underlay !== 'string')
     return [
       problem(`its ${formatSubnet(subnet)} is now the lease of ${formatIpv4(holder.attributes.publicIP)}`),
     ]
