@@ -349,6 +349,18 @@ describe('long polls', () => {
     await expect(waiting).resolves.toMatchObject({ kind: 'idle', index: etcd.index })
   })
 
+  it('whose connection breaks between headers and body have told nothing: the event may have been in it', async () => {
+    const broken = await listen((socket) =>
+      socket.once('data', () => {
+        socket.write('HTTP/1.1 200 OK\r\nX-Etcd-Index: 12\r\nContent-Length: 200\r\n\r\n{"action":')
+        socket.end()
+      }),
+    )
+    const registry = openRegistry(open(broken))
+    const step = await registry.watch({ waitIndex: 9, clusterId: '' }, stop.signal)
+    expect(step).toMatchObject({ kind: 'idle', index: 8, waited: false })
+  })
+
   it('notice another cluster, and an older store, at once', async () => {
     const registry = openRegistry(open(etcd.url))
     const { clusterId, index } = etcd

@@ -171,7 +171,9 @@ export class EtcdRegistry implements Registry {
     const answer = await this.#client.request(request)
     if (reason !== undefined) return { kind: 'resync', reason }
     if (answer.body !== undefined) return { request, answer }
-    return { kind: 'idle', index: started, clusterId: answer.clusterId, waited: answer.waited === true }
+    const { clusterId: cluster, waited = false } = answer
+    // Of an answer that broke off, the event may have been lost on the way: then nothing is known that was not before.
+    return { kind: 'idle', index: waited ? started : waitIndex - 1, clusterId: cluster, waited }
   }
 
   #decodeEvent(request: EtcdRequest, answer: EtcdAnswer, waitIndex: number): WatchStep {
