@@ -284,14 +284,13 @@ function pick(index) {
   draw()
 }
 
+/** One on or back, or on to the next amiss, among those that the search has left unless that is one alone. */
 function step(by) {
-  const { length } = peers
-  if (length === 0) return
-  if (by !== 'amiss') return pick((Math.max(at, by > 0 ? -1 : 0) + Number(by) + length) % length)
-  for (let i = 1; i <= length; i++) {
-    const next = (Math.max(at, -1) + i + length) % length
-    if (peers[next].state !== 'ok') return pick(next)
-  }
+  const wanted = peers.flatMap((peer, i) => (by !== 'amiss' || peer.state !== 'ok' ? [i] : []))
+  const found = wanted.filter((i) => fits(peers[i]))
+  const among = found.length > 1 ? found : wanted
+  if (by === '-1') pick(among.findLast((i) => i < at) ?? among.at(-1) ?? -1)
+  else pick(among.find((i) => i > at) ?? among[0] ?? -1)
 }
 
 /** The nearest in a quarter of the compass, for the arrows up and down, which lead from ring to ring. */
@@ -320,12 +319,11 @@ function nearest(event) {
   return best
 }
 
-function lookUp() {
-  if (at < 0) return
-  search.elements.q.value = peers[at].subnet
+function lookUp(text) {
+  search.elements.q.value = text
   search.elements.state.value = 'all'
   searchSoon()
-  $('peers').scrollIntoView({ block: 'nearest' })
+  if (text !== '') $('peers').scrollIntoView({ block: 'nearest' })
 }
 
 canvas.addEventListener('pointermove', (event) => {
@@ -334,19 +332,20 @@ canvas.addEventListener('pointermove', (event) => {
 canvas.addEventListener('click', (event) => {
   const found = nearest(event)
   pick(found)
-  if (found >= 0 && event.pointerType === 'mouse') lookUp()
+  if (found >= 0 && event.pointerType === 'mouse') lookUp(peers[found].subnet)
 })
 canvas.addEventListener('keydown', (event) => {
   const act = {
-    ArrowRight: () => step(1),
-    ArrowLeft: () => step(-1),
+    ArrowRight: () => step('1'),
+    ArrowLeft: () => step('-1'),
     ArrowDown: () => across(1),
     ArrowUp: () => across(-1),
     Home: () => pick(0),
     End: () => pick(peers.length - 1),
     n: () => step('amiss'),
     N: () => step('amiss'),
-    Enter: lookUp,
+    Enter: () => at >= 0 && lookUp(peers[at].subnet),
+    Escape: () => lookUp(''),
   }[event.key]
   if (!act || event.ctrlKey || event.metaKey || event.altKey) return
   event.preventDefault()

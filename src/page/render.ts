@@ -38,7 +38,7 @@ export function renderPage(look: Look, query: Query): Markup {
 <p id="picked" class="picked" aria-live="polite"></p>
 <div class="steps"><button type="button" data-step="-1">&lsaquo; Previous</button><button type="button" data-step="1">Next &rsaquo;</button><button type="button" data-step="amiss">Next amiss</button></div>
 <p class="help"><span>${mark('ok')} in order</span> <span>${mark('bad')} amiss</span> <span><i class="mark ring" aria-hidden="true"></i> lease changed within a minute</span></p>
-<p id="map-help" class="help">This node is in the middle, its peers in the order of their subnets. <b>Keys: arrows walk, N finds the next amiss, Enter looks it up below.</b></p>
+<p id="map-help" class="help">This node is in the middle, its peers in the order of their subnets. <b>Keys: arrows walk, N finds the next amiss, Enter looks it up below, Escape shows all again.</b></p>
 </section>
 <section class="card" aria-labelledby="timeline-title">
 <h2 id="timeline-title">Recent events</h2>

@@ -181,6 +181,16 @@ describe.skipIf(chromium === undefined)('5,000 peers', () => {
     await browser.press('Enter')
     await browser.until(`${rows} === 1`)
     expect(await browser.ask(text('.peers tbody tr'))).toMatch(/fdb missing/)
+    // What is looked up is no cage: the other that is amiss, and all in the table again.
+    await browser.press('n')
+    expect(await browser.ask(text('#picked'))).toMatch(/entries missing$/)
+    await browser.press('Escape')
+    await browser.until(`${rows} === 25`)
+    // A search of several leads the walk.
+    await browser.ask(`document.querySelector('[name=q]').value = '100.70.3'`)
+    await browser.press('Home')
+    await browser.press('ArrowRight')
+    expect(await browser.ask(text('#picked'))).toMatch(/^100\.70\.3\.0\/24 /)
   })
 
   it('stay where they were when others join, and what one types is left alone', async () => {
