@@ -3,7 +3,7 @@ import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { type Daemon, Lab, peerLeases, waitFor } from '../netns/lab.ts'
-import { amiss, type Diagnosis, diagnose, doctor } from './run.ts'
+import { amiss, type Diagnosis, diagnose, doctor, doctorLine } from './run.ts'
 
 const CONFIG = { Network: '100.64.0.0/10', SubnetLen: 24, Backend: { Type: 'vxlan' } }
 
@@ -76,6 +76,28 @@ it('prints 80 columns without colour', async () => {
 it('-fix refuses where it cannot ask', async () => {
   const { code, err } = await doctor(lab.node(1), '-fix', '-control-socket', daemons[0].controlSocket)
   expect([code, err]).toEqual([2, expect.stringContaining('-fix asks before it changes anything')])
+})
+
+it('-fix asks, mends after a yes, and looks again', async () => {
+  await sysctl('net.ipv4.ip_forward=0')
+  onTestFinished(() => void sysctl('net.ipv4.ip_forward=1'))
+  const node = lab.node(1)
+  const line = doctorLine('-fix', '-ping=false', '-control-socket', daemons[0].controlSocket)
+  // script(1) is the terminal.
+  const child = node.start(['script', '-qec', line, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  onTestFinished(() => void child.kill())
+  let text = ''
+  child.stdout?.on('data', (part: Buffer) => {
+    const asks = /\[y\/N\] /
+    const before = asks.test(text)
+    text += part.toString()
+    if (!before && asks.test(text)) child.stdin?.write('y\n')
+  })
+  await new Promise((resolve) => child.once('exit', resolve))
+  expect(text).toContain('Run: sysctl -w net.ipv4.ip_forward=1 [y/N] ')
+  expect(text).toMatch(/done\s[\s\S]*All is well/)
+  expect((await node.run('sysctl', '-n', 'net.ipv4.ip_forward')).trim()).toBe('1')
+  expect(child.exitCode).toBe(0)
 })
 
 describe('kernel and firewall', () => {

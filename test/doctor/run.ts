@@ -41,3 +41,8 @@ export function amiss({ findings }: Diagnosis): string[] {
     .filter(({ level }) => level !== 'ok')
     .map(({ level, check, what }) => `${level} ${check}: ${what}`)
 }
+
+/** The command for a shell, without entering the namespace. No argument may hold a space. */
+export function doctorLine(...args: string[]): string {
+  return [process.execPath, CLI, 'doctor', ...args].join(' ')
+}
