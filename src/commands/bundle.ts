@@ -9,6 +9,7 @@ import { resolve } from 'node:path'
 import type { Status } from '../status.ts'
 import { DaemonClient } from './client.ts'
 import { type CommandContext, type CommandFlags, readFlags } from './commands.ts'
+import { run as doctor } from './doctor.ts'
 import { redact, secretsOf } from './redact.ts'
 import { type TarEntry, tarGz } from './tar.ts'
 
@@ -61,6 +62,7 @@ export async function run(args: readonly string[], context: CommandContext): Pro
   const texts: [string, string][] = [
     ['version.txt', `${context.version}\n`],
     ...daemon.files,
+    ['doctor.txt', await findings(flags.socket, context)],
     ...Object.entries(FILES).map(([file, path]): [string, string] => [file, read(path)]),
     ...(await Promise.all(
       Object.entries(COMMANDS).map(
@@ -133,6 +135,21 @@ function read(path: string): string {
   } catch (error) {
     return `${reason(error)}\n`
   }
+}
+
+/** What `flanneld doctor` says; it asks the daemon for its settings by itself. */
+async function findings(socket: string, context: CommandContext): Promise<string> {
+  let text = ''
+  const write = (part: string): void => {
+    text += part
+  }
+  const args = socket === '' ? [] : ['-control-socket', socket]
+  try {
+    await doctor(args, { ...context, out: { write }, err: { write } })
+  } catch (error) {
+    write(`${reason(error)}\n`)
+  }
+  return text
 }
 
 /** What a program prints, or why it could not. */
