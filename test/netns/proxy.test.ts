@@ -59,7 +59,7 @@ test('passes bytes both ways', async () => {
   const client = dial()
   client.socket.write('hello')
   await says(client, 'hello')
-  expect(await proxy.stats()).toEqual({ accepted: 1, open: 1 })
+  expect(await proxy.stats()).toEqual({ accepted: 1, open: 1, answered: 0 })
 })
 
 test('stalls one direction of an open connection, then delivers what it held', async () => {
