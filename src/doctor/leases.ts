@@ -180,7 +180,8 @@ function overlappingRoutes(facts: Facts): Finding[] {
     network.links.find(({ index }) => index === oif)?.name ?? '?'
   const strange = network.routes.filter(({ destination, oif, type, gateway }) => {
     if (destination.length === 0 || type !== UNICAST || !overlaps(destination, overlay)) return false
-    if (oif === network.device?.index && oif !== undefined) return false
+    // Each backend has a device of its own: flannel.1, flannel0, flannel.ipip, flannel-wg.
+    if (/^flannel/.test(link(oif))) return false
     // This node's pods, and peers that are reached directly.
     if (mine !== undefined && contains(mine, destination.address) && destination.length >= mine.length)
       return false

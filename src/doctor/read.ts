@@ -3,7 +3,6 @@ import { X509Certificate } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { release } from 'node:os'
 import { chooseInterface, type ExternalInterface, InterfaceError, readNetworkView } from '../iface.ts'
-import type { Logger } from '../log.ts'
 import { dumpAddresses } from '../netlink/address.ts'
 import { Rtnl } from '../netlink/conn.ts'
 import { RT_TABLE_MAIN } from '../netlink/constants.ts'
@@ -17,7 +16,7 @@ import { openRtnetlink } from '../netlink/socket.ts'
 import type { Options } from '../options.ts'
 import type { Status } from '../status.ts'
 import { parseDotenv } from '../subnetfile.ts'
-import { readEtcd } from './etcd.ts'
+import { quiet, readEtcd } from './etcd.ts'
 import {
   type DockerFacts,
   deviceName,
@@ -134,8 +133,6 @@ async function readNetwork(rtnl: Rtnl, options: Options, etcd: EtcdFacts): Promi
     udp: holdersOf(sockets).map((owner) => ({ port, owner })),
   }
 }
-
-const quiet: Logger = { error() {}, warn() {}, info() {}, debug() {}, trace() {} }
 
 function choose(rtnl: Rtnl, options: Options): ExternalInterface | string {
   const choice = { ifaces: options.ifaces, ifaceRegexes: options.ifaceRegexes, publicIP: options.publicIP }

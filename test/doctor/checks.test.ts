@@ -315,6 +315,15 @@ it.each<[string, Change]>([
       network: { routes: [route('10.5.2.0/24', 2, '192.0.2.2')], neighbours: [], fdb: [] },
     },
   ],
+  [
+    'the route of another backend',
+    {
+      network: {
+        links: [...network.links, link('flannel0', 7)],
+        routes: [...network.routes, route('10.5.0.0/16', 7)],
+      },
+    },
+  ],
   ['docker with the lease', withDocker('10.5.1.1/24')],
   [
     'a policy of DROP before there is a network, with all accepted',
