@@ -92,7 +92,7 @@ describe('each fault is named, alone, with its level', () => {
       'an interface that is down',
       'fail',
       /^interface: eth0 is down/,
-      { network: { links: [link('eth0', 2, { up: false })] } },
+      { network: { links: [link('eth0', 2, { up: false }), vxlan('flannel.1', 5, 1)] } },
     ],
     [
       'the same VNI and port elsewhere',
