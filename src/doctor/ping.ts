@@ -10,6 +10,8 @@ import { formatIpv4, type Ipv4, parseIpv4, type Subnet } from '../ip.ts'
 /** Pings of one shell, and shells at a time: pings wait more than they work. */
 const CHUNK = 64
 const SHELLS = 4
+/** Up to so many addresses, a quarter of the crowd will do. */
+const FEW = 256
 const COUNT = 3
 /** Seconds: between packets, and for the last answer. */
 const INTERVAL = 0.01
@@ -107,11 +109,12 @@ export const systemPing: Ping = async ({ addresses, size, source, onResult }) =>
   const flags = ['-n', '-q', '-M', 'do', '-c', COUNT, '-i', INTERVAL, '-W', WAIT, '-s', size - HEADERS]
   if (source !== undefined) flags.push('-I', formatIpv4(source))
   const results = new Map<Ipv4, PingResult>()
+  const chunkSize = addresses.length > FEW ? CHUNK : CHUNK / 4
   let next = 0
   const worker = async (): Promise<void> => {
     while (next < addresses.length) {
-      const chunk = addresses.slice(next, next + CHUNK)
-      next += CHUNK
+      const chunk = addresses.slice(next, next + chunkSize)
+      next += chunkSize
       await pingChunk(flags.join(' '), chunk, (address, result) => {
         results.set(address, result)
         onResult?.()
