@@ -317,6 +317,24 @@ describe('a device that is there already', () => {
     }
     expect(macs[1]).toBe(macs[0])
   })
+
+  test('that was renamed meanwhile gets its name back', async () => {
+    await node.ip('link del flannel.1').catch(() => undefined)
+    const start = async (): Promise<Daemon> => {
+      const daemon = await lab.daemon(1)
+      onTestFinished(() => void daemon.stop('SIGKILL'))
+      await daemon.waitReady()
+      return daemon
+    }
+    await (await start()).stop()
+    const before = await linkOf(node)
+    await node.ip('link set flannel.1 name stolen0')
+    const daemon = await start()
+    expect(await linkOf(node)).toEqual(before)
+    expect(daemon.log()).toContain('flannel.1: renamed stolen0 back to flannel.1')
+    await settled(lab, daemon, 1)
+    await daemon.stop()
+  })
 })
 
 describe('what systemd is told', () => {

@@ -106,14 +106,20 @@ export function difference(link: Link, spec: DeviceSpec): string | undefined {
   return undefined
 }
 
-/** Our device under another name: it is ours if it still has the index and the VNI. */
+/**
+ * Our device under another name: it has the index that it had before or, at a start, the VNI, port and MAC that would be given
+ * to it now.
+ */
 function takeBackName(
   rtnl: Rtnl,
   spec: DeviceSpec,
   known: number | undefined,
   changes: string[],
 ): Link | undefined {
-  const link = known === undefined ? undefined : findLink(rtnl, { index: known })
+  const link =
+    known === undefined
+      ? rtnl.dump(dumpLinks()).find(({ mac, vxlan }) => mac === spec.mac && vxlan?.port === spec.port)
+      : findLink(rtnl, { index: known })
   if (link?.vxlan?.vni !== spec.vni) return undefined
   changes.push(renameLink(rtnl, link, spec.name))
   return findLink(rtnl, { index: link.index })
