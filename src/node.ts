@@ -150,8 +150,9 @@ export class Node {
   #pass(changes: LeaseChanges): void {
     const { put, removed } = changes
     if (put.length === 0 && removed.length === 0) return
-    const { network, view } = this.#parts
+    const { network, view, memory } = this.#parts
     view.leasesChanged(changes)
+    memory.used(put.length + removed.length)
     for (const subnet of removed) network.removeLease(subnet)
     for (const lease of put) network.putLease(lease)
     network.apply()
