@@ -243,6 +243,9 @@ class PollWindow {
   readonly #options: WatchOptions
   readonly #polls = new Map<number, Poll>()
   readonly #end = (): void => this.end()
+  /** The poll that was waited for last with others behind it. */
+  #head: { readonly poll: Poll; readonly waitIndex: number; readonly since: number } | undefined
+  #watching = false
 
   constructor(options: WatchOptions) {
     this.#options = options
@@ -255,15 +258,27 @@ class PollWindow {
     const poll = this.#ask(index + 1, clusterId)
     for (let i = index + 2; i <= Math.min(storeIndex, index + PARALLEL_POLLS); i++) this.#ask(i, clusterId)
     if (this.#polls.size > 1) {
-      const timer = new AbortController()
-      await Promise.race([poll.step, this.#options.clock.sleep(SURPLUS_MS, timer.signal)]).finally(() =>
-        timer.abort(),
-      )
-      if (poll.arrived === undefined) this.#endBeyond(index + 1)
+      this.#head = { poll, waitIndex: index + 1, since: this.#options.clock.now() }
+      this.#watchSurplus()
     }
     const step = await poll.step
     this.#polls.delete(index + 1)
     return step
+  }
+
+  /** Ends the polls behind one that has nothing to give. One timer for all: in a burst there is a poll for each event. */
+  #watchSurplus(): void {
+    if (this.#watching) return
+    this.#watching = true
+    const { clock, signal } = this.#options
+    void clock.sleep(SURPLUS_MS, signal).then(() => {
+      this.#watching = false
+      const head = this.#head
+      if (signal.aborted || head === undefined || this.#polls.size <= 1) return
+      const silent = head.poll.arrived === undefined && clock.now() - head.since >= SURPLUS_MS
+      if (silent) this.#endBeyond(head.waitIndex)
+      else this.#watchSurplus()
+    })
   }
 
   /** The answer to the poll for exactly this index, if it is there; each is given once. */

@@ -64,7 +64,7 @@ export interface EtcdState {
 export interface EtcdAnswer extends EtcdState {
   /** The JSON object of the answer; undefined for an empty body, or one that was dropped unread or never came. */
   readonly body: Readonly<Record<string, unknown>> | undefined
-  /** Of a long poll: it was given up here, after all its time. */
+  /** Of a long poll: it was given up here, after all its time and without a byte. */
   readonly waited?: boolean
 }
 
@@ -222,7 +222,7 @@ export class EtcdClient {
         if (exchange.stale && request.once !== true) continue
         // etcd began to wait, and nothing happened while it did: that is an answer.
         if (request.longPoll === true && call.state !== undefined && !(error instanceof AnswerTooLong)) {
-          return { ...call.state, body: undefined, waited: exchange.timedOut }
+          return { ...call.state, body: undefined, waited: exchange.timedOut && !exchange.begun }
         }
         if (!exchange.timedOut) throw call.error('transport', explainTransport(error))
         throw call.error('timeout', `no answer within ${limit / 1000} s`)

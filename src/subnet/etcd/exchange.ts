@@ -34,6 +34,8 @@ export class Exchange {
   #reject: (error: unknown) => void = () => undefined
   /** Whether a time limit ended it. */
   timedOut = false
+  /** Whether any of the body has come. */
+  begun = false
 
   /** It failed because the other side had closed a kept connection before it was used: the same request may be sent anew. */
   get stale(): boolean {
@@ -80,6 +82,7 @@ export class Exchange {
       let text = ''
       response.setEncoding('utf8')
       response.on('data', (chunk: string) => {
+        this.begun = true
         text += chunk
         if (text.length > limit)
           this.#fail(new AnswerTooLong(`the answer is longer than ${limit} characters`))
