@@ -412,6 +412,44 @@ describe('three members', () => {
   })
 })
 
+describe('at the start', () => {
+  let lab: Lab
+  let proxy: ProxyControl
+  beforeAll(async () => {
+    lab = await Lab.create({ nodes: 2 })
+    await (await lab.startEtcd()).config(CONFIG)
+    const target = { host: lab.outside, port: 2379 }
+    proxy = await startProxy(lab.switch, { host: lab.outside, port: 4001 }, target)
+    lab.onClose(() => proxy.close())
+  })
+  afterAll(() => lab?.close())
+
+  test('no endpoint answers: it is asked once a second, said once and counted, and READY=1 follows at once', async () => {
+    await proxy.set({ door: 'refuse' })
+    const daemon = await lab.daemon(1, { args: ['-etcd-endpoints', `http://${lab.outside}:4001`] })
+    await daemon.waitLog(/ error Couldn't fetch network config: .*connection was reset/)
+    const { accepted } = await proxy.stats()
+    const from = monotonic()
+    await sleep(WINDOW_MS)
+    expect(((await proxy.stats()).accepted - accepted) / ((monotonic() - from) / 1000)).toBeLessThan(1.5)
+    await proxy.set({ door: 'open' })
+    const opened = monotonic()
+    await daemon.waitReady()
+    expect(monotonic() - opened).toBeLessThan(RECOVERY_MS * PATIENCE)
+    expect(daemon.log()).toMatch(/Fetched the network config after \d+ failed attempts in \d+ s/)
+    expect(lines(daemon.log()).filter((line) => / (warn|error) /.test(line)).length).toBeLessThan(3)
+  })
+
+  test('some endpoints are dead, refused or without a host: the one that lives will do', async () => {
+    const dead = [`http://${lab.outside}:4009`, `http://${lab.outside.replace(/\d+$/, '99')}:2379`]
+    const daemon = await lab.daemon(2, {
+      args: ['-etcd-endpoints', [...dead, `http://${lab.outside}:2379`].join(',')],
+    })
+    await daemon.waitReady()
+    expect(lines(daemon.log()).filter((line) => / (warn|error) /.test(line))).toEqual([])
+  })
+})
+
 test('certificates, keys and the CA itself are replaced on disk', async () => {
   const scene = await Scene.create({ tls: true })
   try {
