@@ -31,7 +31,7 @@ afterEach(async () => {
 })
 
 function open(urls: string, options: Partial<EtcdClientOptions> = {}): EtcdClient {
-  const client = openClient(urls, { timeoutMs: 300, ...options })
+  const client = openClient(urls, { timeoutMs: 1_500, ...options })
   cleanUp.push(() => client.close())
   return client
 }
@@ -167,7 +167,7 @@ describe('fail-over', () => {
     expect(error.message).toBe(
       `GET /v2/keys${KEY}: etcd cluster is unavailable or misconfigured: ` +
         `http://127.0.0.1:1: connection refused: is etcd running and listening there? (ECONNREFUSED); ` +
-        `${silent}: no answer within 0.3 s`,
+        `${silent}: no answer within 1.5 s`,
     )
   })
 })

@@ -22,7 +22,7 @@ afterEach(async () => {
 
 function open(urls: string): void {
   // Each look at the clock is 4 ms after the one before.
-  client = openClient(urls, { timeoutMs: 300, random: () => 0, now: () => (now += 4) })
+  client = openClient(urls, { timeoutMs: 1_500, random: () => 0, now: () => (now += 4) })
 }
 
 const ask = (more: Partial<EtcdRequest>) => client.request({ method: 'GET', key: KEY, signal, ...more })
