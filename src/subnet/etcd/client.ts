@@ -6,6 +6,7 @@
  * out twice (a create, a delete) are tried at one endpoint only. Unlike flannel's client, every wait is bounded, and when
  * no endpoint answers all requests keep vigil together.
  */
+import { isUtf8 } from 'node:buffer'
 import { Agent, type IncomingHttpHeaders } from 'node:http'
 import { systemClock } from '../../clock.ts'
 import type { Logger } from '../../log.ts'
@@ -205,7 +206,7 @@ export class EtcdClient {
         onHead(begun)
         if (status < 300 || status >= 400) {
           limit = request.bodyTimeoutMs ?? limit
-          return await readAnswer(call, status, headers, () => exchange.text(limit, MAX_ANSWER_LENGTH))
+          return await readAnswer(call, status, headers, () => exchange.body(limit, MAX_ANSWER_LENGTH))
         }
         const next = headers.location === undefined ? null : URL.parse(headers.location, url.href)
         if (next === null || !/^https?:$/.test(next.protocol)) {
@@ -280,17 +281,20 @@ async function readAnswer(
   call: Call,
   status: number,
   headers: IncomingHttpHeaders,
-  read: () => Promise<string>,
+  read: () => Promise<Buffer>,
 ): Promise<EtcdAnswer> {
   const state = {
     index: Number(headers['x-etcd-index'] ?? 0) || 0,
     clusterId: String(headers['x-etcd-cluster-id'] ?? ''),
   }
   if (call.request.longPoll === true && GATEWAY_TIMEOUTS.has(status)) return { ...state, body: undefined }
-  if (status !== 200 && status !== 201) throw refusal(call, status, await read())
+  if (status !== 200 && status !== 201) throw refusal(call, status, (await read()).toString())
   call.state = state
   if (call.request.onHeaders?.(state) === true) return { ...state, body: undefined }
-  const text = await read()
+  const bytes = await read()
+  // JSON is UTF-8 (RFC 8259, 8.1). What is not must not pass for a lease that somebody wrote wrongly.
+  if (!isUtf8(bytes)) throw call.error('protocol', 'the answer is not UTF-8: something changes it on its way')
+  const text = bytes.toString()
   if (text.trim() === '') return { ...state, body: undefined }
   const body = parseObject(text)
   if (body === undefined) {

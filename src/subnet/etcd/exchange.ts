@@ -74,21 +74,21 @@ export class Exchange {
     return { status: response.statusCode ?? 0, headers: response.headers }
   }
 
-  /** Waits for the body, of at most `limit` characters. */
-  async text(ms: number, limit: number): Promise<string> {
+  /** Waits for the body, of at most `limit` bytes. */
+  async body(ms: number, limit: number): Promise<Buffer> {
     const response = this.#response
     if (response === undefined) throw new Error('the body is read after the head')
-    return await this.#within<string>(ms, (resolve) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk: string) => {
+    return await this.#within<Buffer>(ms, (resolve) => {
+      const chunks: Buffer[] = []
+      let length = 0
+      response.on('data', (chunk: Buffer) => {
         this.begun = true
-        text += chunk
-        if (text.length > limit)
-          this.#fail(new AnswerTooLong(`the answer is longer than ${limit} characters`))
+        chunks.push(chunk)
+        length += chunk.length
+        if (length > limit) this.#fail(new AnswerTooLong(`the answer is longer than ${limit} bytes`))
       })
       response.once('error', (error) => this.#fail(error))
-      response.once('end', () => resolve(text))
+      response.once('end', () => resolve(Buffer.concat(chunks)))
     })
   }
 
