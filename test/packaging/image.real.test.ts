@@ -14,10 +14,12 @@ const runnable = initialNamespace && ['buildah', 'podman', 'runc', 'nft'].every(
 describe.skipIf(!runnable)('the image', () => {
   const native = architectures.find(isNative) as Architecture
   const storage = join(folder, 'containers')
+  // podman takes no longer path than 50 characters here, and a checkout may lie deep.
+  const runRoot = `/run/podman-${process.pid}`
   // The default limits of podman are higher than some machines let even root go.
   const limits = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1024:1024']
   const podman = [
-    ...['podman', '--root', storage, '--runroot', join(storage, 'run'), '--storage-driver', 'vfs'],
+    ...['podman', '--root', storage, '--runroot', runRoot, '--storage-driver', 'vfs'],
     ...['--cgroup-manager', 'cgroupfs', '--runtime', 'runc'],
   ]
   let image: string
@@ -33,7 +35,9 @@ describe.skipIf(!runnable)('the image', () => {
     })
     image = said.replace(/^Loaded image: /, '').trim()
   }, 180_000)
-  afterAll(() => rmSync(folder, { recursive: true, force: true }))
+  afterAll(() => {
+    for (const made of [folder, runRoot]) rmSync(made, { recursive: true, force: true })
+  })
 
   it('prints its version', () => {
     const { status, stderr } = spawnSync(
