@@ -1,6 +1,6 @@
 /*
- * The system calls that Node lacks: netlink sockets, and one unix datagram for sd_notify(3). The data path of the udp
- * backend, in udp_*.c, is part of the same addon.
+ * The system calls that Node lacks: netlink sockets, a raw socket for pings, and one unix datagram for sd_notify(3). The
+ * data path of the udp backend, in udp_*.c, is part of the same addon.
  *
  * It is thin on purpose. src/native.ts checks every argument before it gets here; a function here makes its
  * call and returns the result, or a negative errno. What a message means is TypeScript's business.
@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/netlink.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,16 +109,12 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
   if (status < 0 && s->fd >= 0) uv_poll_start(&s->poll, UV_READABLE, on_poll);
 }
 
-/* open(protocol): handle or -errno */
-static napi_value open_netlink(napi_env env, napi_callback_info info) {
-  napi_value args[MAX_ARGS];
-  int32_t protocol;
-  if (!arguments(env, info, 1, args) || !int_argument(env, args[0], &protocol)) return misuse(env);
+static napi_value open_socket(napi_env env, int family, int protocol) {
   Socket *s = calloc(1, sizeof *s);
   if (!s) return result(env, -ENOMEM);
   s->env = env;
   s->owners = 1;
-  s->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
+  s->fd = socket(family, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
   if (s->fd < 0) {
     int error = errno;
     free(s);
@@ -130,6 +127,20 @@ static napi_value open_netlink(napi_env env, napi_callback_info info) {
     return result(env, -ENOMEM);
   }
   return handle;
+}
+
+/* open(protocol): handle or -errno */
+static napi_value open_netlink(napi_env env, napi_callback_info info) {
+  napi_value args[MAX_ARGS];
+  int32_t protocol;
+  if (!arguments(env, info, 1, args) || !int_argument(env, args[0], &protocol)) return misuse(env);
+  return open_socket(env, AF_NETLINK, protocol);
+}
+
+/* openIcmp(): handle or -errno; every ICMP message that comes to this network namespace is received as an IPv4 packet */
+static napi_value open_icmp(napi_env env, napi_callback_info info) {
+  (void)info;
+  return open_socket(env, AF_INET, IPPROTO_ICMP);
 }
 
 /* setOption(handle, level, option, value): 0 or -errno */
@@ -192,9 +203,27 @@ static napi_value send_netlink(napi_env env, napi_callback_info info) {
   return result(env, sent < 0 ? -errno : 0);
 }
 
-/* receive(handle, buffer): the length of one datagram from the kernel, more than the buffer's when it was
- * cut short, or -errno. A datagram from another process is nothing that we asked for and is dropped. */
-static napi_value receive_netlink(napi_env env, napi_callback_info info) {
+/* sendTo(handle, bytes, address): 0 or -errno; an ICMP message to an IPv4 address in the host's byte order */
+static napi_value send_to(napi_env env, napi_callback_info info) {
+  napi_value args[MAX_ARGS];
+  Socket *s;
+  void *data;
+  size_t size;
+  uint32_t host;
+  if (!arguments(env, info, 3, args) || !socket_argument(env, args[0], &s) ||
+      !bytes_argument(env, args[1], &data, &size) || napi_get_value_uint32(env, args[2], &host) != napi_ok)
+    return misuse(env);
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(host)};
+  ssize_t sent;
+  do {
+    sent = sendto(s->fd, data, size, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address);
+  } while (sent < 0 && errno == EINTR);
+  return result(env, sent < 0 ? -errno : 0);
+}
+
+/* receive(handle, buffer): the length of one datagram, more than the buffer's when it was cut short, or -errno. A netlink
+ * datagram from another process than the kernel is nothing that we asked for and is dropped. */
+static napi_value receive(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
   Socket *s;
   void *data;
@@ -202,13 +231,17 @@ static napi_value receive_netlink(napi_env env, napi_callback_info info) {
   if (!arguments(env, info, 2, args) || !socket_argument(env, args[0], &s) ||
       !bytes_argument(env, args[1], &data, &size))
     return misuse(env);
-  struct sockaddr_nl sender;
+  union {
+    struct sockaddr any;
+    struct sockaddr_nl netlink;
+    struct sockaddr_in internet;
+  } sender;
   ssize_t length;
   do {
     socklen_t sender_length = sizeof sender;
     memset(&sender, 0, sizeof sender);
-    length = recvfrom(s->fd, data, size, MSG_DONTWAIT | MSG_TRUNC, (struct sockaddr *)&sender, &sender_length);
-  } while (length < 0 ? errno == EINTR : sender.nl_pid != 0);
+    length = recvfrom(s->fd, data, size, MSG_DONTWAIT | MSG_TRUNC, &sender.any, &sender_length);
+  } while (length < 0 ? errno == EINTR : sender.any.sa_family == AF_NETLINK && sender.netlink.nl_pid != 0);
   return result(env, length < 0 ? -errno : length);
 }
 
@@ -225,7 +258,7 @@ static napi_value watch(napi_env env, napi_callback_info info) {
   if (s->fd < 0) return result(env, -EBADF);
   if (s->watched) return result(env, -EALREADY);
   if (napi_get_uv_event_loop(env, &loop) != napi_ok ||
-      napi_create_string_utf8(env, "flannel:netlink", NAPI_AUTO_LENGTH, &name) != napi_ok)
+      napi_create_string_utf8(env, "flannel:socket", NAPI_AUTO_LENGTH, &name) != napi_ok)
     return result(env, -ENOMEM);
   int error = uv_poll_init(loop, &s->poll, s->fd);
   if (error != 0) return result(env, error);
@@ -242,7 +275,7 @@ static napi_value watch(napi_env env, napi_callback_info info) {
 }
 
 /* close(handle): undefined; closing twice is closing once */
-static napi_value close_netlink(napi_env env, napi_callback_info info) {
+static napi_value close_handle(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
   Socket *s;
   if (!arguments(env, info, 1, args) || !socket_argument(env, args[0], &s)) return misuse(env);
@@ -297,13 +330,15 @@ static napi_value trim(napi_env env, napi_callback_info info) {
 NAPI_MODULE_INIT() {
   const napi_property_descriptor functions[] = {
       {"open", NULL, open_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"openIcmp", NULL, open_icmp, NULL, NULL, NULL, napi_enumerable, NULL},
       {"setOption", NULL, set_option, NULL, NULL, NULL, napi_enumerable, NULL},
       {"attachFilter", NULL, attach_filter, NULL, NULL, NULL, napi_enumerable, NULL},
       {"bind", NULL, bind_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"send", NULL, send_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
-      {"receive", NULL, receive_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"sendTo", NULL, send_to, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"receive", NULL, receive, NULL, NULL, NULL, napi_enumerable, NULL},
       {"watch", NULL, watch, NULL, NULL, NULL, napi_enumerable, NULL},
-      {"close", NULL, close_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"close", NULL, close_handle, NULL, NULL, NULL, napi_enumerable, NULL},
       {"notify", NULL, notify, NULL, NULL, NULL, napi_enumerable, NULL},
       {"trim", NULL, trim, NULL, NULL, NULL, napi_enumerable, NULL},
   };

@@ -11,10 +11,12 @@ import { getSystemErrorName } from 'node:util'
 /** What the addon exports; the handle is opaque. */
 interface Addon {
   open(protocol: number): object | number
+  openIcmp(): object | number
   setOption(handle: object, level: number, option: number, value: number): number
   attachFilter(handle: object, program: Uint8Array): number
   bind(handle: object): number
   send(handle: object, bytes: Uint8Array, length: number): number
+  sendTo(handle: object, bytes: Uint8Array, address: number): number
   receive(handle: object, buffer: Uint8Array): number
   watch(handle: object, callback: () => void): number
   close(handle: object): void
@@ -39,7 +41,7 @@ export class NativeError extends Error {
   }
 }
 
-/** One netlink socket. Every method but `close` throws once it is closed; closing twice is closing once. */
+/** One netlink or ICMP socket. Every method but `close` throws once it is closed; closing twice is closing once. */
 export class NativeSocket {
   readonly #addon: Addon
   #handle: object | undefined
@@ -76,8 +78,14 @@ export class NativeSocket {
     return this.#addon.send(this.#open(), bytes, length)
   }
 
+  /** Sends an ICMP message to an IPv4 address, without waiting. Returns 0 or a negative errno. */
+  sendTo(bytes: Uint8Array, address: number): number {
+    if (!(bytes instanceof Uint8Array)) throw new TypeError('sendTo takes bytes')
+    return this.#addon.sendTo(this.#open(), bytes, uint32(address))
+  }
+
   /**
-   * Receives one datagram of the kernel into `buffer` without waiting. Returns its length, which is more than
+   * Receives one datagram, of ICMP with its IPv4 header, into `buffer` without waiting. Returns its length, which is more than
    * the buffer's when it was cut short, or a negative errno (EAGAIN: nothing is queued).
    */
   receive(buffer: Uint8Array): number {
@@ -100,7 +108,7 @@ export class NativeSocket {
   }
 
   #open(): object {
-    if (this.#handle === undefined) throw new Error('the netlink socket is closed')
+    if (this.#handle === undefined) throw new Error('the socket is closed')
     return this.#handle
   }
 }
@@ -108,6 +116,15 @@ export class NativeSocket {
 /** Opens a netlink socket of a protocol (`NETLINK_ROUTE` ...), not bound yet. Returns it or a negative errno. */
 export function openNetlinkSocket(protocol: number, addon: Addon = loadAddon()): NativeSocket | number {
   const handle = addon.open(int32(protocol))
+  return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)
+}
+
+/**
+ * Opens a raw socket that receives every ICMP message for this network namespace, which takes CAP_NET_RAW. Returns it or a
+ * negative errno.
+ */
+export function openIcmpSocket(addon: Addon = loadAddon()): NativeSocket | number {
+  const handle = addon.openIcmp()
   return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)
 }
 

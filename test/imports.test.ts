@@ -20,6 +20,8 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'gojson.ts': [],
   'native.ts': [],
   'memory.ts': [],
+  'bpf.ts': [],
+  'icmp.ts': ['bpf', 'ip', 'native'],
   'goflag.ts': [],
   'options.ts': ['goflag', 'commands/names', 'ip', 'log'],
   commands: ['*'],
@@ -51,7 +53,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'backend/vxlan': ['backend', 'netlink', 'subnet/lease', 'ip', 'clock', 'log', 'gojson'],
   'backend/udp/tunnel.ts': ['backend', 'ip', 'native'],
   netlink: ['ip'],
-  'netlink/socket.ts': ['netlink', 'ip', 'native'],
+  'netlink/socket.ts': ['netlink', 'bpf', 'ip', 'native'],
   masq: ['ip', 'clock', 'log'],
   dockeropts: ['subnetfile', 'ip'],
 }

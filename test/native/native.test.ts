@@ -93,7 +93,7 @@ describe.each([
       () => socket.attachFilter(new Uint8Array(8)),
       () => socket.watch(() => undefined),
     ]
-    for (const use of uses) expect(use).toThrow('the netlink socket is closed')
+    for (const use of uses) expect(use).toThrow('the socket is closed')
   })
 
   it('is safe below its JavaScript guard, too: a closed handle is EBADF, a wrong argument an exception', () => {
