@@ -1,5 +1,5 @@
 /*
- * The system calls that Node lacks: netlink sockets, a raw socket for pings, and one unix datagram for sd_notify(3). The
+ * The system calls that Node lacks: netlink sockets, one raw socket for pings, and one unix datagram for sd_notify(3). The
  * data path of the udp backend, in udp_*.c, is part of the same addon.
  *
  * It is thin on purpose. src/native.ts checks every argument before it gets here; a function here makes its
@@ -39,6 +39,7 @@
 typedef struct {
   napi_env env;
   int fd; /* -1 once closed */
+  int family;
   int owners;
   bool watched;
   uv_poll_t poll;
@@ -113,6 +114,7 @@ static napi_value open_socket(napi_env env, int family, int protocol) {
   Socket *s = calloc(1, sizeof *s);
   if (!s) return result(env, -ENOMEM);
   s->env = env;
+  s->family = family;
   s->owners = 1;
   s->fd = socket(family, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
   if (s->fd < 0) {
@@ -137,7 +139,7 @@ static napi_value open_netlink(napi_env env, napi_callback_info info) {
   return open_socket(env, AF_NETLINK, protocol);
 }
 
-/* openIcmp(): handle or -errno; every ICMP message that comes to this network namespace is received as an IPv4 packet */
+/* openIcmp(): handle or -errno; what is sent has its IPv4 header with it, and so has what is received */
 static napi_value open_icmp(napi_env env, napi_callback_info info) {
   (void)info;
   return open_socket(env, AF_INET, IPPROTO_ICMP);
@@ -203,27 +205,29 @@ static napi_value send_netlink(napi_env env, napi_callback_info info) {
   return result(env, sent < 0 ? -errno : 0);
 }
 
-/* sendTo(handle, bytes, address): 0 or -errno; an ICMP message to an IPv4 address in the host's byte order */
-static napi_value send_to(napi_env env, napi_callback_info info) {
+/* sendTo(handle, bytes, length, address): 0 or -errno; one IPv4 packet */
+static napi_value send_packet(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
   Socket *s;
   void *data;
   size_t size;
-  uint32_t host;
-  if (!arguments(env, info, 3, args) || !socket_argument(env, args[0], &s) ||
-      !bytes_argument(env, args[1], &data, &size) || napi_get_value_uint32(env, args[2], &host) != napi_ok)
+  int32_t length;
+  uint32_t address;
+  if (!arguments(env, info, 4, args) || !socket_argument(env, args[0], &s) ||
+      !bytes_argument(env, args[1], &data, &size) || !int_argument(env, args[2], &length) || length < 0 ||
+      (size_t)length > size || napi_get_value_uint32(env, args[3], &address) != napi_ok)
     return misuse(env);
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(host)};
+  struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(address)};
   ssize_t sent;
   do {
-    sent = sendto(s->fd, data, size, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address);
+    sent = sendto(s->fd, data, (size_t)length, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof to);
   } while (sent < 0 && errno == EINTR);
   return result(env, sent < 0 ? -errno : 0);
 }
 
-/* receive(handle, buffer): the length of one datagram, more than the buffer's when it was cut short, or -errno. A netlink
- * datagram from another process than the kernel is nothing that we asked for and is dropped. */
-static napi_value receive(napi_env env, napi_callback_info info) {
+/* receive(handle, buffer): the length of one datagram, more than the buffer's when it was cut short, or -errno.
+ * Of netlink, a datagram from another process is nothing that we asked for and is dropped. */
+static napi_value receive_netlink(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
   Socket *s;
   void *data;
@@ -232,16 +236,15 @@ static napi_value receive(napi_env env, napi_callback_info info) {
       !bytes_argument(env, args[1], &data, &size))
     return misuse(env);
   union {
-    struct sockaddr any;
     struct sockaddr_nl netlink;
-    struct sockaddr_in internet;
+    struct sockaddr_in ip;
   } sender;
   ssize_t length;
   do {
     socklen_t sender_length = sizeof sender;
     memset(&sender, 0, sizeof sender);
-    length = recvfrom(s->fd, data, size, MSG_DONTWAIT | MSG_TRUNC, &sender.any, &sender_length);
-  } while (length < 0 ? errno == EINTR : sender.any.sa_family == AF_NETLINK && sender.netlink.nl_pid != 0);
+    length = recvfrom(s->fd, data, size, MSG_DONTWAIT | MSG_TRUNC, (struct sockaddr *)&sender, &sender_length);
+  } while (length < 0 ? errno == EINTR : s->family == AF_NETLINK && sender.netlink.nl_pid != 0);
   return result(env, length < 0 ? -errno : length);
 }
 
@@ -275,7 +278,7 @@ static napi_value watch(napi_env env, napi_callback_info info) {
 }
 
 /* close(handle): undefined; closing twice is closing once */
-static napi_value close_handle(napi_env env, napi_callback_info info) {
+static napi_value close_netlink(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
   Socket *s;
   if (!arguments(env, info, 1, args) || !socket_argument(env, args[0], &s)) return misuse(env);
@@ -335,10 +338,10 @@ NAPI_MODULE_INIT() {
       {"attachFilter", NULL, attach_filter, NULL, NULL, NULL, napi_enumerable, NULL},
       {"bind", NULL, bind_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"send", NULL, send_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
-      {"sendTo", NULL, send_to, NULL, NULL, NULL, napi_enumerable, NULL},
-      {"receive", NULL, receive, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"sendTo", NULL, send_packet, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"receive", NULL, receive_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"watch", NULL, watch, NULL, NULL, NULL, napi_enumerable, NULL},
-      {"close", NULL, close_handle, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"close", NULL, close_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
       {"notify", NULL, notify, NULL, NULL, NULL, napi_enumerable, NULL},
       {"trim", NULL, trim, NULL, NULL, NULL, napi_enumerable, NULL},
   };

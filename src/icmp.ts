@@ -1,123 +1,151 @@
 /**
- * Pings without a program: one raw socket for all of them. The kernel gives it every ICMP message that comes to this network
- * namespace; a filter leaves only answers to our own requests, told from others' by a random identifier and a random cookie.
+ * ICMP echo (RFC 792) over one raw socket: requests of any size, whole and never fragmented (RFC 791, "don't fragment"), and the
+ * answers to them. CAP_NET_RAW.
  */
-import {
-  assemble,
-  BPF_DROP,
-  BPF_JEQ_K,
-  BPF_LD_B_IND,
-  BPF_LD_H_IND,
-  BPF_LDX_B_MSH,
-  BPF_RET_K,
-  BPF_TAKE,
-} from './bpf.ts'
+import { getSystemErrorName } from 'node:util'
 import type { Ipv4 } from './ip.ts'
-import type { NativeSocket } from './native.ts'
+import { NativeError, type NativeSocket, openIcmpSocket } from './native.ts'
 
-// linux/icmp.h, linux/in.h, asm-generic/socket.h
-const ICMP_ECHO = 8
-const ICMP_ECHOREPLY = 0
-const SOL_SOCKET = 1
-const SO_RCVBUFFORCE = 33
+/** Bytes of the IPv4 and ICMP headers: no packet is smaller. */
+export const ECHO_HEADERS = 28
+/** Bytes of the largest packet that IPv4 has. */
+const LARGEST = 65_535
+
+const IPV4_HEADER = 20
+const IP_DF = 0x40
+const IPPROTO_ICMP = 1
+const ECHO_REPLY = 0
+const ECHO_REQUEST = 8
+
+// linux/in.h, asm-generic/socket.h
 const IPPROTO_IP = 0
-const IP_MTU_DISCOVER = 10
-const IP_PMTUDISC_DO = 2
+const IP_HDRINCL = 3
+const SOL_SOCKET = 1
+const SO_RCVBUF = 8
+const SO_RCVBUFFORCE = 33
+/** Bytes for some thousand answers that come while we are busy. */
+const RECEIVE_BUFFER = 8 << 20
 
-/** Bytes: an IPv4 header without options, the header of an ICMP echo, and the cookie behind it. */
-const IP_HEADER = 20
-const ECHO_HEADER = 8
-const COOKIE = 4
-/** Bytes of a packet that fits everywhere: as `ping` sends them. */
-export const SMALL_ECHO = 84
+export interface Echo {
+  readonly to: Ipv4
+  /** undefined: the kernel chooses. */
+  readonly from: Ipv4 | undefined
+  /** Bytes of the whole packet, `ECHO_HEADERS` at least. */
+  readonly size: number
+  /** 0 to 65,535: comes back with the answer. */
+  readonly sequence: number
+}
 
-/** Room for the answers of some thousand peers while we are busy. */
-const RECEIVE_BUFFER = 4 << 20
-/** Answers taken in one turn of the event loop. */
-const AT_ONCE = 512
-/** IPv4 headers have at most 60 bytes; of the rest only its beginning is looked at. */
-const LOOKED_AT = 60 + ECHO_HEADER + COOKIE
+export interface EchoAnswer {
+  readonly from: Ipv4
+  readonly sequence: number
+}
 
-/** `sequence` is the request's, 0..65535. */
-export type OnAnswer = (from: Ipv4, sequence: number) => void
+/** What pings are sent through; a test may put something else in its place. */
+export interface EchoSocket {
+  /** False when the kernel does not take it: no route, or larger than the MTU of the device it leads to. */
+  send(echo: Echo): boolean
+  /** An answer to one of ours; undefined when none is queued. */
+  receive(): EchoAnswer | undefined
+  /** Calls back while something is queued, once per turn of the event loop. Can be set once. */
+  onReadable(callback: () => void): void
+  close(): void
+}
 
-export class EchoSocket {
-  readonly #socket: Pick<NativeSocket, 'sendTo' | 'receive' | 'close'>
-  readonly #onAnswer: OnAnswer
-  readonly #identifier = Math.floor(Math.random() * 0x10000)
-  readonly #cookie = Math.floor(Math.random() * 0x1_0000_0000)
-  readonly #buffer = new Uint8Array(LOOKED_AT)
-  readonly #received = new DataView(this.#buffer.buffer)
-  readonly #message: Uint8Array
-  readonly #request: DataView
-  /** Of the request with sequence number 0. */
-  readonly #checksum: number
-  #closed = false
+/** Opens it. Throws a NativeError when this process may not. */
+export function openEchoSocket(): EchoSocket {
+  const socket = openIcmpSocket()
+  if (typeof socket === 'number') throw failure('open a raw socket for pings', socket)
+  try {
+    // Whatever pings on this machine, the kernel gives us our own answers alone.
+    const id = 1 + Math.floor(Math.random() * 65_535)
+    const results = [
+      socket.setOption(IPPROTO_IP, IP_HDRINCL, 1),
+      socket.attachFilter(answersTo(id)),
+      socket.setOption(SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER) < 0
+        ? socket.setOption(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
+        : 0,
+    ]
+    const failed = results.find((result) => result < 0)
+    if (failed !== undefined) throw failure('set up a raw socket for pings', failed)
+    return new RawEchoSocket(socket, id)
+  } catch (error) {
+    socket.close()
+    throw error
+  }
+}
 
-  /** Takes over a socket of `openIcmpSocket`. `size` is that of a packet in bytes, which is never fragmented. */
-  constructor(socket: NativeSocket, onAnswer: OnAnswer, size = SMALL_ECHO) {
+function failure(what: string, errno: number): NativeError {
+  const code = getSystemErrorName(errno)
+  return new NativeError(`${what}: ${code}`, code)
+}
+
+class RawEchoSocket implements EchoSocket {
+  readonly #socket: NativeSocket
+  readonly #id: number
+  readonly #packet = new Uint8Array(LARGEST)
+  readonly #view = new DataView(this.#packet.buffer)
+  /** Of an answer, its headers are enough: 60 bytes is IPv4's longest. */
+  readonly #answer = new Uint8Array(128)
+  readonly #answerView = new DataView(this.#answer.buffer)
+
+  constructor(socket: NativeSocket, id: number) {
     this.#socket = socket
-    this.#onAnswer = onAnswer
-    this.#message = new Uint8Array(size - IP_HEADER)
-    this.#request = new DataView(this.#message.buffer)
-    this.#request.setUint8(0, ICMP_ECHO)
-    this.#request.setUint16(4, this.#identifier)
-    this.#request.setUint32(ECHO_HEADER, this.#cookie)
-    this.#checksum = sumOf(this.#request)
-    socket.setOption(SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-    socket.setOption(IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-    socket.attachFilter(answersTo(this.#identifier))
-    socket.watch(() => this.#take())
+    this.#id = id
+    this.#packet.set([0x45, 0, 0, 0, 0, 0, IP_DF, 0, 64, IPPROTO_ICMP])
+    this.#packet[IPV4_HEADER] = ECHO_REQUEST
+    this.#view.setUint16(IPV4_HEADER + 4, id)
   }
 
-  /** Returns 0, or a negative errno when the packet does not even leave. */
-  send(to: Ipv4, sequence: number): number {
-    this.#request.setUint16(6, sequence)
-    this.#request.setUint16(2, complement(this.#checksum + sequence))
-    return this.#socket.sendTo(this.#message, to)
+  send({ to, from, size, sequence }: Echo): boolean {
+    // The kernel fills in length, identification, checksum and, where it is 0, the source (raw(7)).
+    this.#view.setUint32(12, from ?? 0)
+    this.#view.setUint32(16, to)
+    this.#view.setUint16(IPV4_HEADER + 6, sequence)
+    // All else is 0 and so adds nothing (RFC 1071).
+    const sum = (ECHO_REQUEST << 8) + this.#id + sequence
+    this.#view.setUint16(IPV4_HEADER + 2, ~((sum & 0xffff) + (sum >>> 16)))
+    return this.#socket.sendTo(this.#packet, size, to) === 0
   }
 
-  /** Closing twice is closing once. */
+  receive(): EchoAnswer | undefined {
+    if (this.#socket.receive(this.#answer) < 0) return undefined
+    const header = 4 * ((this.#answer[0] ?? 0) & 15)
+    return { from: this.#answerView.getUint32(12), sequence: this.#answerView.getUint16(header + 6) }
+  }
+
+  onReadable(callback: () => void): void {
+    const result = this.#socket.watch(callback)
+    if (result < 0) throw failure('wait for the answers to pings', result)
+  }
+
   close(): void {
-    this.#closed = true
     this.#socket.close()
   }
+}
 
-  #take(): void {
-    for (let taken = 0; taken < AT_ONCE && !this.#closed; taken++) {
-      const length = this.#socket.receive(this.#buffer)
-      if (length < 0) return
-      const view = this.#received
-      const header = 4 * (view.getUint8(0) & 0x0f)
-      if (length < header + ECHO_HEADER + COOKIE) continue
-      if (view.getUint32(header + ECHO_HEADER) !== this.#cookie) continue
-      this.#onAnswer(view.getUint32(12), view.getUint16(header + 6))
-    }
+/** A classic BPF program (linux/filter.h): of whole packets with ICMP in them, the echo replies with this identifier. */
+function answersTo(id: number): Uint8Array {
+  const program = [
+    // BPF_LDX | BPF_B | BPF_MSH: the length of the IPv4 header.
+    { code: 0xb1, jt: 0, jf: 0, k: 0 },
+    // BPF_LD | BPF_B | BPF_IND: the type; BPF_JMP | BPF_JEQ | BPF_K.
+    { code: 0x50, jt: 0, jf: 0, k: 0 },
+    { code: 0x15, jt: 0, jf: 3, k: ECHO_REPLY },
+    // BPF_LD | BPF_H | BPF_IND: the identifier.
+    { code: 0x48, jt: 0, jf: 0, k: 4 },
+    { code: 0x15, jt: 0, jf: 1, k: id },
+    // BPF_RET | BPF_K
+    { code: 0x06, jt: 0, jf: 0, k: 0xffff },
+    { code: 0x06, jt: 0, jf: 0, k: 0 },
+  ]
+  // struct sock_filter { __u16 code; __u8 jt; __u8 jf; __u32 k; }
+  const bytes = new Uint8Array(8 * program.length)
+  const view = new DataView(bytes.buffer)
+  for (const [i, { code, jt, jf, k }] of program.entries()) {
+    view.setUint16(8 * i, code, true)
+    bytes.set([jt, jf], 8 * i + 2)
+    view.setUint32(8 * i + 4, k, true)
   }
-}
-
-/** A raw socket's filter sees the packet from its IPv4 header on. */
-function answersTo(identifier: number): Uint8Array {
-  return assemble([
-    { code: BPF_LDX_B_MSH, k: 0 },
-    { code: BPF_LD_B_IND, k: 0 },
-    { code: BPF_JEQ_K, jf: 3, k: ICMP_ECHOREPLY },
-    { code: BPF_LD_H_IND, k: 4 },
-    { code: BPF_JEQ_K, jf: 1, k: identifier },
-    { code: BPF_RET_K, k: BPF_TAKE },
-    { code: BPF_RET_K, k: BPF_DROP },
-  ])
-}
-
-/** The sum of the 16-bit words, of which RFC 1071 makes the checksum. */
-function sumOf(view: DataView): number {
-  let sum = 0
-  for (let i = 0; i + 1 < view.byteLength; i += 2) sum += view.getUint16(i)
-  return view.byteLength % 2 === 0 ? sum : sum + (view.getUint8(view.byteLength - 1) << 8)
-}
-
-function complement(sum: number): number {
-  let folded = sum
-  while (folded > 0xffff) folded = (folded & 0xffff) + Math.floor(folded / 0x10000)
-  return ~folded & 0xffff
+  return bytes
 }

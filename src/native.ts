@@ -16,7 +16,7 @@ interface Addon {
   attachFilter(handle: object, program: Uint8Array): number
   bind(handle: object): number
   send(handle: object, bytes: Uint8Array, length: number): number
-  sendTo(handle: object, bytes: Uint8Array, address: number): number
+  sendTo(handle: object, bytes: Uint8Array, length: number, address: number): number
   receive(handle: object, buffer: Uint8Array): number
   watch(handle: object, callback: () => void): number
   close(handle: object): void
@@ -41,7 +41,7 @@ export class NativeError extends Error {
   }
 }
 
-/** One netlink or ICMP socket. Every method but `close` throws once it is closed; closing twice is closing once. */
+/** One netlink or raw socket. Every method but `close` throws once it is closed; closing twice is closing once. */
 export class NativeSocket {
   readonly #addon: Addon
   #handle: object | undefined
@@ -78,14 +78,16 @@ export class NativeSocket {
     return this.#addon.send(this.#open(), bytes, length)
   }
 
-  /** Sends an ICMP message to an IPv4 address, without waiting. Returns 0 or a negative errno. */
-  sendTo(bytes: Uint8Array, address: number): number {
-    if (!(bytes instanceof Uint8Array)) throw new TypeError('sendTo takes bytes')
-    return this.#addon.sendTo(this.#open(), bytes, uint32(address))
+  /** Sends the first `length` bytes, an IPv4 packet with its header, on its way to `address`. Returns 0 or a negative errno. */
+  sendTo(bytes: Uint8Array, length: number, address: number): number {
+    if (!(bytes instanceof Uint8Array) || !Number.isInteger(length) || length < 0 || length > bytes.length) {
+      throw new TypeError('sendTo takes bytes, and a length within them')
+    }
+    return this.#addon.sendTo(this.#open(), bytes, length, uint32(address))
   }
 
   /**
-   * Receives one datagram, of ICMP with its IPv4 header, into `buffer` without waiting. Returns its length, which is more than
+   * Receives one datagram into `buffer` without waiting. Returns its length, which is more than
    * the buffer's when it was cut short, or a negative errno (EAGAIN: nothing is queued).
    */
   receive(buffer: Uint8Array): number {
@@ -119,10 +121,7 @@ export function openNetlinkSocket(protocol: number, addon: Addon = loadAddon()):
   return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)
 }
 
-/**
- * Opens a raw socket that receives every ICMP message for this network namespace, which takes CAP_NET_RAW. Returns it or a
- * negative errno.
- */
+/** Opens a raw socket for ICMP in IPv4. It receives whole packets. Returns it or a negative errno. */
 export function openIcmpSocket(addon: Addon = loadAddon()): NativeSocket | number {
   const handle = addon.openIcmp()
   return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)

@@ -40,6 +40,11 @@ export const SOL_SOCKET = 1
 export const SO_RCVBUF = 8
 export const SO_RCVBUFFORCE = 33
 
+// linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
+export const BPF_LD_W_ABS = 0x20
+export const BPF_JEQ_K = 0x15
+export const BPF_RET_K = 0x06
+
 // linux/socket.h
 export const AF_UNSPEC = 0
 export const AF_INET = 2

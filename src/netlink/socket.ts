@@ -1,7 +1,9 @@
 import { endianness } from 'node:os'
-import { assemble, BPF_DROP, BPF_JEQ_K, BPF_LD_W_ABS, BPF_RET_K, BPF_TAKE } from '../bpf.ts'
 import { type NativeSocket, openNetlinkSocket } from '../native.ts'
 import {
+  BPF_JEQ_K,
+  BPF_LD_W_ABS,
+  BPF_RET_K,
   NETLINK_ADD_MEMBERSHIP,
   NETLINK_CAP_ACK,
   NETLINK_EXT_ACK,
@@ -16,7 +18,7 @@ import {
   SOL_SOCKET,
 } from './constants.ts'
 import { NetlinkError } from './errors.ts'
-import { NLMSG_PID_OFFSET } from './wire.ts'
+import { NLMSG_PID_OFFSET, PayloadWriter } from './wire.ts'
 
 /** One netlink socket to the kernel, or to a fake one. */
 export interface NetlinkSocket {
@@ -104,12 +106,16 @@ function ignoreSender(portId: number): Uint8Array {
   // A load takes its word for big-endian; nlmsg_pid is in the host's order, so the constant is turned round.
   const swapped = new DataView(new ArrayBuffer(4))
   swapped.setUint32(0, portId, true)
-  return assemble([
-    { code: BPF_LD_W_ABS, k: NLMSG_PID_OFFSET },
-    { code: BPF_JEQ_K, jf: 1, k: swapped.getUint32(0) },
-    { code: BPF_RET_K, k: BPF_DROP },
-    { code: BPF_RET_K, k: BPF_TAKE },
-  ])
+  const program = [
+    { code: BPF_LD_W_ABS, jt: 0, jf: 0, k: NLMSG_PID_OFFSET },
+    { code: BPF_JEQ_K, jt: 0, jf: 1, k: swapped.getUint32(0) },
+    { code: BPF_RET_K, jt: 0, jf: 0, k: 0 },
+    { code: BPF_RET_K, jt: 0, jf: 0, k: 0xffffffff },
+  ]
+  // struct sock_filter { __u16 code; __u8 jt; __u8 jf; __u32 k; }
+  const writer = new PayloadWriter(8 * program.length)
+  for (const { code, jt, jf, k } of program) writer.u16(code).u8(jt).u8(jf).u32(k)
+  return writer.finish()
 }
 
 function openSocket(

@@ -88,6 +88,7 @@ describe.each([
     const uses = [
       () => socket.bind(),
       () => socket.send(dumpLinks),
+      () => socket.sendTo(dumpLinks, dumpLinks.length, 0),
       () => socket.receive(new Uint8Array(16)),
       () => socket.setOption(SOL_SOCKET, 8, 1),
       () => socket.attachFilter(new Uint8Array(8)),
@@ -102,6 +103,7 @@ describe.each([
     addon.close(handle)
     addon.close(handle)
     expect(addon.send(handle, dumpLinks, dumpLinks.length)).toBe(-EBADF)
+    expect(addon.sendTo(handle, dumpLinks, dumpLinks.length, 0)).toBe(-EBADF)
     expect(addon.receive(handle, new Uint8Array(16))).toBe(-EBADF)
     expect(addon.bind(handle)).toBe(-EBADF)
     expect(addon.setOption(handle, SOL_SOCKET, 8, 1)).toBe(-EBADF)
@@ -115,6 +117,7 @@ describe.each([
       'attachFilter',
       'bind',
       'send',
+      'sendTo',
       'receive',
       'watch',
       'close',
@@ -125,6 +128,7 @@ describe.each([
       }
     }
     expect(() => addon.send(handle, new Uint8Array(4), 5)).toThrow('bad argument')
+    expect(() => addon.sendTo(handle, new Uint8Array(4), 5, 0)).toThrow('bad argument')
   })
 
   it('calls back while there is something to receive, and only then', async () => {
@@ -250,6 +254,9 @@ describe('the checks in front of the addon', () => {
       () => socket.send(bad),
       () => socket.send(new Uint8Array(4), 5),
       () => socket.send(new Uint8Array(4), -1),
+      () => socket.sendTo(bad, 4, 0),
+      () => socket.sendTo(new Uint8Array(4), 5, 0),
+      () => socket.sendTo(new Uint8Array(4), 4, -1),
       () => socket.receive(bad),
       () => socket.watch(bad),
       () => notify(bad, 'READY=1'),

@@ -71,6 +71,6 @@ export class FakeSocket implements NetlinkSocket {
   }
 
   #open(): void {
-    if (this.#closed) throw new Error('the netlink socket is closed')
+    if (this.#closed) throw new Error('the socket is closed')
   }
 }
