@@ -20,6 +20,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'gojson.ts': [],
   'native.ts': [],
   'icmp.ts': ['ip', 'native'],
+  'ping.ts': ['icmp', 'ip'],
   'memory.ts': [],
   'goflag.ts': [],
   'options.ts': ['goflag', 'commands/names', 'ip', 'log'],

@@ -4,9 +4,9 @@
  */
 import { createInterface } from 'node:readline/promises'
 import { examine } from '../doctor/examine.ts'
+import type { Facts } from '../doctor/facts.ts'
 import { exitStatus } from '../doctor/finding.ts'
 import { mendAll, systemFix } from '../doctor/fix.ts'
-import { systemPing } from '../doctor/ping.ts'
 import { read } from '../doctor/programs.ts'
 import { readFacts } from '../doctor/read.ts'
 import { jsonReport, renderReport } from '../doctor/report.ts'
@@ -45,15 +45,12 @@ export async function run(args: readonly string[], context: CommandContext): Pro
   const settled = settle(parsed.kind === 'flags' ? parsed.given : {}, env, startedAs(daemon))
   if (typeof settled === 'string') return usageError(context, 'doctor', settled.split('\n')[0] ?? '')
 
-  const look = () =>
-    readFacts({
-      ...settled,
-      daemon,
-      ping: flags.ping ? systemPing : undefined,
-      progress: (done, of) => {
-        if (out.isTTY === true) err.write(done < of ? `\rpinging peers: ${done} of ${of}` : '\r\x1b[K')
-      },
-    })
+  const look = async (): Promise<Facts> => {
+    const progress = out.isTTY === true ? progressLine(err) : undefined
+    const facts = await readFacts({ ...settled, daemon, ping: flags.ping, progress: progress?.show })
+    progress?.clear()
+    return facts
+  }
   let facts = await look()
   let findings = examine(facts)
   if (flags.json) {
@@ -73,6 +70,19 @@ export async function run(args: readonly string[], context: CommandContext): Pro
     out.write(`\n${renderReport(findings, { colour })}`)
   }
   return exitStatus(findings)
+}
+
+/** One line that is written over and over, and is gone in the end. */
+function progressLine(err: CommandContext['err']) {
+  let shown = Number.NEGATIVE_INFINITY
+  return {
+    show: (done: number, of: number): void => {
+      if (done < of && performance.now() - shown < 100) return
+      shown = performance.now()
+      err.write(`\rpinging peers: ${done} of ${of}\x1b[K`)
+    },
+    clear: (): unknown => err.write('\r\x1b[K'),
+  }
 }
 
 /** The running daemon's status, or why there is none. */

@@ -34,8 +34,8 @@ export interface Facts {
   }
   /** subnet.env: its variables; a text says why it cannot be read, undefined that there is none. */
   readonly subnetFile: ReadonlyMap<string, string> | string | undefined
-  /** Empty when nobody was to be pinged, undefined when there is nothing to do it with. */
-  readonly probes: readonly PeerProbe[] | undefined
+  /** Empty when nobody was to be pinged; a text says why it cannot be done. */
+  readonly probes: readonly PeerProbe[] | string
 }
 
 export interface SystemFacts {

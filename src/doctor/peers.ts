@@ -7,12 +7,12 @@ import type { PeerProbe } from './ping.ts'
 /** What the pings say: which peers cannot be reached, and where on the way it fails. */
 export function peerChecks(facts: Facts): Finding[] {
   const { probes } = facts
-  if (probes === undefined) {
+  if (typeof probes === 'string') {
     return [
       fault('peers', 'warn', {
-        what: 'there is no program ping',
+        what: probes,
         why: 'whether packets reach the other nodes is not known',
-        mend: 'install iputils-ping (Debian) or iputils',
+        mend: 'run this as root, or with CAP_NET_RAW',
       }),
     ]
   }

@@ -1,169 +1,135 @@
 /**
- * Pings of all peers at once. They are programs, since raw sockets need native code, and starting thousands is what takes the
- * time: a shell starts them faster than we could, and all write to one pipe. The three packets of a peer are as large as the
- * overlay's MTU and must not be fragmented, so that as long as all is well one ping proves everything; only a peer that loses some
- * is asked again.
+ * Pings of all peers: the packets are as large as the overlay's MTU and must not be fragmented, so that as long as all is well
+ * one round proves everything. Only a peer that loses some is asked further.
  */
-import { spawn } from 'node:child_process'
-import { formatIpv4, type Ipv4, parseIpv4, type Subnet } from '../ip.ts'
+import type { Ipv4, Subnet } from '../ip.ts'
+import type { Ping, PingResult } from '../ping.ts'
 
-/** Pings of one shell, and shells at a time: pings wait more than they work. */
-const CHUNK = 64
-const SHELLS = 4
-/** Up to so many addresses, a quarter of the crowd will do. */
-const FEW = 256
+/** Packets to each peer at first. */
 const COUNT = 3
-/** Seconds: between packets, and for the last answer. */
-const INTERVAL = 0.01
-const WAIT = 0.75
-/** Bytes of the IPv4 and ICMP headers. */
-const HEADERS = 28
+/** Packets at most to one that lost some of the first, so that the loss gets a figure, and to all of these together. */
+const MORE = 20
+const MORE_OF_ALL = 4_000
 /** Bytes of a packet that fits everywhere. */
 const SMALL = 84
-
-export interface PingResult {
-  readonly sent: number
-  readonly received: number
-  /** Milliseconds, the mean; undefined without an answer. */
-  readonly rtt: number | undefined
-}
+/** Peers at most whose largest packet is searched for, sizes that are tried at once, and milliseconds to wait for the answers. */
+const MEASURED = 16
+const SIZES = 16
+const WAIT = 400
 
 export interface PeerProbe {
   readonly subnet: Subnet
   readonly publicIP: Ipv4
-  /** Full-size packets to its flannel device. */
+  /** Full-size packets to the address that answers for its subnet. */
   readonly large: PingResult
-  /** Only when large ones were lost: small ones there, and to its public address. */
+  /** Only when none of the large ones was answered: small ones there, and to its public address. */
   readonly small?: PingResult
   readonly underlay?: PingResult
+  /** Bytes of the largest packet that was answered, where small ones are and large ones are not. */
+  readonly largest?: number
+}
+
+export interface PingTarget {
+  readonly subnet: Subnet
+  readonly publicIP: Ipv4
+  /** What answers for the subnet: the tunnel's end, or without a tunnel the node itself. */
+  readonly address: Ipv4
 }
 
 export interface PingTargets {
-  readonly peers: readonly { readonly subnet: Subnet; readonly publicIP: Ipv4 }[]
-  /** Bytes that a packet may have in the overlay. */
+  readonly peers: readonly PingTarget[]
+  /** Bytes that a packet may have on the way. */
   readonly mtu: number
-  /** The tunnel's local end. */
+  /** This node's address on the underlay. */
   readonly source: Ipv4
 }
 
-/** There is no program `ping`. */
-export class NoPingError extends Error {
-  override readonly name = 'NoPingError'
-}
-
-/** Pings each address with packets of `size` bytes, IPv4 header and all, and tells of each that is done. */
-export type Ping = (targets: {
-  readonly addresses: readonly Ipv4[]
-  readonly size: number
-  readonly source?: Ipv4
-  readonly onResult?: () => void
-}) => Promise<ReadonlyMap<Ipv4, PingResult>>
-
 const NONE: PingResult = { sent: COUNT, received: 0, rtt: undefined }
 
-/**
- * Pings every peer, and tells of each how many are done. Rejects with what `ping` rejects with. Some lost packets say little at
- * first: a raw socket gets every answer that comes to this node until ping has told it which it wants, and overflows in the
- * crowd. So the few that lost some are pinged again among themselves.
- */
+/** Pings every peer, and tells of each how many have been asked. */
 export async function probePeers(
   { peers, mtu, source }: PingTargets,
   ping: Ping,
   progress: (done: number) => void,
 ): Promise<PeerProbe[]> {
-  let done = 0
-  const onResult = (): void => progress(++done)
-  const first = await ping({ addresses: peers.map(({ subnet }) => subnet.address), size: mtu, onResult })
-  const again = await ping({
-    addresses: [...first].flatMap(([address, { sent, received }]) =>
-      received > 0 && received < sent ? [address] : [],
-    ),
+  let sent = 0
+  progress(0)
+  const first = await ping({
+    addresses: peers.map(({ address }) => address),
     size: mtu,
+    count: COUNT,
+    onSent: () => progress(Math.floor(++sent / COUNT)),
   })
-  const probes = peers.map(
-    (peer): PeerProbe => ({
-      ...peer,
-      large: again.get(peer.subnet.address) ?? first.get(peer.subnet.address) ?? NONE,
+  const resultOf = ({ address }: PingTarget): PingResult => first.get(address) ?? NONE
+  const some = peers.filter((peer) => isBetween(resultOf(peer)))
+  const silent = peers.filter((peer) => resultOf(peer).received === 0)
+  const addresses = silent.map(({ address }) => address)
+  const [again, small, underlay] = await Promise.all([
+    // Many at once may be what it was lost for: this is a smaller crowd.
+    ping({
+      addresses: some.map(({ address }) => address),
+      size: mtu,
+      count: Math.max(COUNT, Math.min(MORE, Math.floor(MORE_OF_ALL / some.length))),
     }),
-  )
-  const doubtful = probes.filter(({ large }) => large.received < large.sent)
-  const [small, underlay] = await Promise.all([
-    ping({ addresses: doubtful.map(({ subnet }) => subnet.address), size: SMALL }),
-    ping({ addresses: [...new Set(doubtful.map(({ publicIP }) => publicIP))], size: SMALL, source }),
+    ping({ addresses, size: SMALL, count: COUNT }),
+    ping({
+      addresses: silent.flatMap(({ address, publicIP }) => (address === publicIP ? [] : [publicIP])),
+      size: SMALL,
+      count: COUNT,
+      source,
+    }),
   ])
-  return probes
-    .map((probe) => {
-      if (probe.large.received === probe.large.sent) return probe
-      const { subnet, publicIP } = probe
+  const choked = addresses.filter((address) => (small.get(address)?.received ?? 0) > 0)
+  const largest = await measure(choked.slice(0, MEASURED), mtu, ping)
+  return peers
+    .map((peer): PeerProbe => {
+      const { subnet, publicIP, address } = peer
+      const large = again.get(address) ?? resultOf(peer)
+      const near = small.get(address)
+      if (near === undefined) return { subnet, publicIP, large }
+      const far = underlay.get(publicIP) ?? near
+      const most = largest.get(address)
       return {
-        ...probe,
-        small: small.get(subnet.address) ?? NONE,
-        underlay: underlay.get(publicIP) ?? NONE,
+        subnet,
+        publicIP,
+        large,
+        small: near,
+        underlay: far,
+        ...(most === undefined ? {} : { largest: most }),
       }
     })
     .sort((a, b) => a.subnet.address - b.subnet.address)
 }
 
-/** iputils' ping, in parallel. Rejects with a NoPingError. */
-export const systemPing: Ping = async ({ addresses, size, source, onResult }) => {
-  const flags = ['-n', '-q', '-M', 'do', '-c', COUNT, '-i', INTERVAL, '-W', WAIT, '-s', size - HEADERS]
-  if (source !== undefined) flags.push('-I', formatIpv4(source))
-  const results = new Map<Ipv4, PingResult>()
-  const chunkSize = addresses.length > FEW ? CHUNK : CHUNK / 4
-  let next = 0
-  const worker = async (): Promise<void> => {
-    while (next < addresses.length) {
-      const chunk = addresses.slice(next, next + chunkSize)
-      next += chunkSize
-      await pingChunk(flags.join(' '), chunk, (address, result) => {
-        results.set(address, result)
-        onResult?.()
-      })
-    }
-  }
-  await Promise.all(Array.from({ length: SHELLS }, worker))
-  return results
+function isBetween({ sent, received }: PingResult): boolean {
+  return received > 0 && received < sent
 }
 
-function pingChunk(
-  flags: string,
+/** Bytes of the largest packet that each address answers: one of SMALL it does, one of `mtu` it does not. */
+async function measure(
   addresses: readonly Ipv4[],
-  take: (address: Ipv4, result: PingResult) => void,
-): Promise<void> {
-  const script = `command -v ping >/dev/null || exit 127; for a; do ping ${flags} "$a" 2>&1 & done; wait`
-  return new Promise((resolve, reject) => {
-    const child = spawn('sh', ['-c', script, 'sh', ...addresses.map(formatIpv4)], {
-      env: { ...process.env, LC_ALL: 'C' },
-      stdio: ['ignore', 'pipe', 'ignore'],
-    })
-    let rest = ''
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      rest = takeStatistics(rest + text, take)
-    })
-    child.on('error', reject)
-    child.on('close', (code) => {
-      takeStatistics(`${rest}\n`, take)
-      if (code === 127) reject(new NoPingError('there is no program ping'))
-      else resolve()
-    })
-  })
-}
-
-const STATISTICS =
-  /--- (\S+) ping statistics ---\n(\d+) packets transmitted, (\d+) received[^\n]*\n(?:rtt [^=]*= [\d.]+\/([\d.]+)\/[^\n]*\n|\n)/g
-
-/**
- * The summaries in what several pings print to one pipe; each is one write of less than PIPE_BUF bytes, and so in one piece
- * (pipe(7)). Returns what comes after the last whole one.
- */
-export function takeStatistics(text: string, take: (address: Ipv4, result: PingResult) => void): string {
-  let end = 0
-  for (const match of text.matchAll(STATISTICS)) {
-    end = match.index + match[0].length
-    const address = parseIpv4(match[1] ?? '')
-    const rtt = match[4] === undefined ? undefined : Number(match[4])
-    const sent = Math.max(1, Number(match[2]))
-    if (address !== undefined) take(address, { sent, received: Number(match[3]), rtt })
-  }
-  return text.slice(end)
+  mtu: number,
+  ping: Ping,
+): Promise<ReadonlyMap<Ipv4, number>> {
+  const found = await Promise.all(
+    addresses.map(async (address): Promise<[Ipv4, number]> => {
+      let low = SMALL
+      let high = mtu
+      while (high - low > 1) {
+        const step = Math.max(1, Math.ceil((high - low) / (SIZES + 1)))
+        const sizes = Array.from({ length: SIZES }, (_, i) => low + step * (i + 1)).filter((n) => n < high)
+        const answered = await Promise.all(
+          sizes.map(async (size) => {
+            const result = (await ping({ addresses: [address], size, count: 2, wait: WAIT })).get(address)
+            return result !== undefined && result.received > 0
+          }),
+        )
+        const best = answered.lastIndexOf(true)
+        high = sizes[best + 1] ?? high
+        low = sizes[best] ?? low
+      }
+      return [address, low]
+    }),
+  )
+  return new Map(found)
 }

@@ -2,7 +2,9 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { release } from 'node:os'
+import { type EchoSocket, openEchoSocket } from '../icmp.ts'
 import { chooseInterface, type ExternalInterface, InterfaceError, readNetworkView } from '../iface.ts'
+import { NativeError } from '../native.ts'
 import { dumpAddresses } from '../netlink/address.ts'
 import { Rtnl } from '../netlink/conn.ts'
 import { RT_TABLE_MAIN } from '../netlink/constants.ts'
@@ -14,6 +16,7 @@ import { dumpNexthops } from '../netlink/nexthop.ts'
 import { dumpRoutes } from '../netlink/route.ts'
 import { openRtnetlink } from '../netlink/socket.ts'
 import type { Options } from '../options.ts'
+import { pingThrough } from '../ping.ts'
 import type { Status } from '../status.ts'
 import { parseDotenv } from '../subnetfile.ts'
 import { quiet, readEtcd } from './etcd.ts'
@@ -27,16 +30,17 @@ import {
   peersOf,
 } from './facts.ts'
 import { readManagers } from './managers.ts'
-import { NoPingError, type Ping, probePeers } from './ping.ts'
+import { probePeers } from './ping.ts'
 import { argumentsOf, holdersOf, output, parseUdp, read, tryApart } from './programs.ts'
 
 export interface Reading {
   readonly options: Options
   readonly env: Readonly<Record<string, string | undefined>>
   readonly daemon: Status | string
-  /** undefined: nobody is pinged. */
-  readonly ping: Ping | undefined
-  readonly progress: (done: number, of: number) => void
+  /** Whether peers are pinged. */
+  readonly ping: boolean
+  /** Told how many peers have been asked. */
+  readonly progress: ((done: number, of: number) => void) | undefined
 }
 
 export async function readFacts({ options, env, daemon, ping, progress }: Reading): Promise<Facts> {
@@ -82,22 +86,33 @@ export async function readFacts({ options, env, daemon, ping, progress }: Readin
       subnetFile: readSubnetFile(options.subnetFile),
       probes: [],
     }
-    return ping === undefined ? facts : { ...facts, probes: await probe(facts, ping, progress) }
+    return ping ? { ...facts, probes: await probe(facts, progress) } : facts
   } finally {
     rtnl.close()
   }
 }
 
-async function probe(facts: Facts, ping: Ping, progress: Reading['progress']): Promise<Facts['probes']> {
+async function probe(facts: Facts, progress: Reading['progress']): Promise<Facts['probes']> {
   const { device, underlay } = facts.network
   if (device === undefined || typeof underlay === 'string' || facts.etcd.vxlan === undefined) return []
-  const peers = peersOf(facts).map(({ subnet, attributes }) => ({ subnet, publicIP: attributes.publicIP }))
-  const targets = { peers, mtu: device.mtu, source: underlay.address }
+  const peers = peersOf(facts).map(({ subnet, attributes }) => ({
+    subnet,
+    publicIP: attributes.publicIP,
+    address: subnet.address,
+  }))
+  if (peers.length === 0) return []
+  let socket: EchoSocket
   try {
-    return await probePeers(targets, ping, (done) => progress(done, peers.length))
+    socket = openEchoSocket()
   } catch (error) {
-    if (error instanceof NoPingError) return undefined
+    if (error instanceof NativeError) return error.message
     throw error
+  }
+  try {
+    const targets = { peers, mtu: device.mtu, source: underlay.address }
+    return await probePeers(targets, pingThrough(socket), (done) => progress?.(done, peers.length))
+  } finally {
+    socket.close()
   }
 }
 

@@ -46,11 +46,12 @@ export function wrap(text: string, width: number): string[] {
 
 /** One object: `version`, `exit`, the findings, and each peer's pings. docs/doctor.md describes it. */
 export function jsonReport(findings: readonly Finding[], { probes }: Pick<Facts, 'probes'>): string {
-  const peers = (probes ?? []).map((probe) => ({
+  const peers = (typeof probes === 'string' ? [] : probes).map((probe) => ({
     subnet: formatSubnet(probe.subnet),
     publicIP: formatIpv4(probe.publicIP),
     verdict: verdict(probe),
     lossPercent: Math.round(100 - (100 * probe.large.received) / probe.large.sent),
+    largestPacket: probe.largest ?? null,
     rttMs: probe.large.rtt ?? probe.small?.rtt ?? null,
   }))
   const shown = findings.map(({ check, level, what, why, mend, fix }) => ({

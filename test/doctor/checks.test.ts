@@ -254,7 +254,7 @@ describe('each fault is named, alone, with its level', () => {
     ],
     ['a wrong clock', 'warn', /^clock: this clock is 400 s behind/, { etcd: { skewSeconds: -400 } }],
     ['a wrong clock with TLS', 'fail', /^clock: /, { etcd: { skewSeconds: -400, secure: true } }],
-    ['no ping', 'warn', /^peers: there is no program ping/, { probes: undefined }],
+    ['no right to ping', 'warn', /^peers: open a raw socket/, { probes: 'open a raw socket: EPERM' }],
     [
       'a node that is off',
       'fail',

@@ -6,58 +6,86 @@ import { fault, ok } from '../../src/doctor/finding.ts'
 import { chainOf } from '../../src/doctor/firewall.ts'
 import { mendAll } from '../../src/doctor/fix.ts'
 import { readManagers } from '../../src/doctor/managers.ts'
-import { type Ping, type PingResult, probePeers, takeStatistics } from '../../src/doctor/ping.ts'
+import { probePeers } from '../../src/doctor/ping.ts'
 import { parseUdp } from '../../src/doctor/programs.ts'
 import { wrap } from '../../src/doctor/report.ts'
 import { argumentsAfterProgram, settle, variablesOf } from '../../src/doctor/settings.ts'
-import { formatIpv4, type Ipv4 } from '../../src/ip.ts'
+import { formatIpv4 } from '../../src/ip.ts'
+import type { Ping } from '../../src/ping.ts'
 import { ip, subnet } from './facts.ts'
 
-describe('ping', () => {
-  // ping -n -q -M do -c 3 -i 0.01 (iputils 20221126), of which two wrote at the same time.
-  const TEXT = `PING 10.5.2.0 (10.5.2.0) 1422(1450) bytes of data.
-PING 10.5.3.0 (10.5.3.0) 1422(1450) bytes of data.
-
---- 10.5.3.0 ping statistics ---
-3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 23ms
-
-\n--- 10.5.2.0 ping statistics ---
-3 packets transmitted, 2 received, 33.3333% packet loss, time 23ms
-rtt min/avg/max/mdev = 0.035/0.057/0.079/0.022 ms
-`
-
-  it('reads the summaries of several, wherever the pipe cuts them', () => {
-    for (let cut = 0; cut <= TEXT.length; cut++) {
-      const found: [string, PingResult][] = []
-      const take = (address: Ipv4, result: PingResult): unknown => found.push([formatIpv4(address), result])
-      takeStatistics(takeStatistics(TEXT.slice(0, cut), take) + TEXT.slice(cut), take)
-      expect(found).toEqual([
-        ['10.5.3.0', { sent: 3, received: 0, rtt: undefined }],
-        ['10.5.2.0', { sent: 3, received: 2, rtt: 0.057 }],
-      ])
-    }
+describe('pings', () => {
+  const target = (n: number) => ({
+    subnet: subnet(`10.5.${n}.0/24`),
+    publicIP: ip(`192.0.2.${n}`),
+    address: ip(`10.5.${n}.0`),
   })
 
-  it('asks further only of those that lost some', async () => {
+  /** Of each packet to an address, whether it is answered. */
+  function network(answers: (to: string, size: number, packet: number) => boolean) {
     const asked: string[] = []
-    const ping: Ping = async ({ addresses, size, source, onResult }) => {
-      asked.push(`${size}${source === undefined ? '' : ' underlay'}: ${addresses.map(formatIpv4).join()}`)
+    const ping: Ping = async ({ addresses, size, count, source, onSent }) => {
+      if (addresses.length > 0)
+        asked.push(
+          `${count}x${size}${source === undefined ? '' : ' underlay'}: ${addresses.map(formatIpv4).join()}`,
+        )
       return new Map(
         addresses.map((address) => {
-          onResult?.()
-          const received = address === ip('10.5.3.0') && size > 1000 ? 0 : 3
-          return [address, { sent: 3, received, rtt: 1 }]
+          let received = 0
+          for (let i = 0; i < count; i++) {
+            onSent?.()
+            if (answers(formatIpv4(address), size, i)) received++
+          }
+          return [address, { sent: count, received, rtt: received > 0 ? 1 : undefined }]
         }),
       )
     }
-    const peers = [3, 2].map((n) => ({ subnet: subnet(`10.5.${n}.0/24`), publicIP: ip(`192.0.2.${n}`) }))
+    return { asked, ping }
+  }
+
+  const probe = (ping: Ping, peers: number[], progress: (done: number) => void = () => undefined) =>
+    probePeers({ peers: peers.map(target), mtu: 1450, source: ip('192.0.2.1') }, ping, progress)
+
+  it('one round when all is well, and tells how many are done', async () => {
+    const { asked, ping } = network(() => true)
     const progress: number[] = []
-    const probes = await probePeers({ peers, mtu: 1450, source: ip('192.0.2.1') }, ping, (done) =>
-      progress.push(done),
+    const probes = await probe(ping, [3, 2], (done) => progress.push(done))
+    expect(asked).toEqual(['3x1450: 10.5.3.0,10.5.2.0'])
+    expect(progress).toEqual([0, 0, 0, 1, 1, 1, 2])
+    expect(probes.map(({ subnet: { address } }) => formatIpv4(address))).toEqual(['10.5.2.0', '10.5.3.0'])
+  })
+
+  it('a silent peer is asked with small packets, and on the underlay', async () => {
+    const { asked, ping } = network((to) => to !== '10.5.3.0')
+    const probes = await probe(ping, [2, 3])
+    expect(asked.slice(1)).toEqual(['3x84: 10.5.3.0', '3x84 underlay: 192.0.2.3'])
+    expect(probes[1]).toMatchObject({ small: { received: 0 }, underlay: { received: 3 } })
+  })
+
+  it('one that lost some is asked again, more gently and more often, and that counts', async () => {
+    const { asked, ping } = network((to, _, packet) => to !== '10.5.3.0' || packet % 4 !== 1)
+    const probes = await probe(ping, [2, 3])
+    expect(asked.slice(1)).toEqual(['20x1450: 10.5.3.0'])
+    expect(probes[1]?.large).toMatchObject({ sent: 20, received: 15 })
+  })
+
+  it('a peer without a tunnel is not asked twice for the same', async () => {
+    const { asked, ping } = network(() => false)
+    const peer = { ...target(2), address: target(2).publicIP }
+    const [found] = await probePeers(
+      { peers: [peer], mtu: 1500, source: ip('192.0.2.1') },
+      ping,
+      () => undefined,
     )
-    expect(asked).toEqual(['1450: 10.5.3.0,10.5.2.0', '1450: ', '84: 10.5.3.0', '84 underlay: 192.0.2.3'])
-    expect(progress).toEqual([1, 2])
-    expect(probes.map(({ small }) => small?.received)).toEqual([undefined, 3])
+    expect(asked).toEqual(['3x1500: 192.0.2.2', '3x84: 192.0.2.2'])
+    expect(found?.underlay).toEqual(found?.small)
+  })
+
+  it.each([84, 85, 576, 1372, 1448, 1449])('measures that %i bytes are the most that pass', async (most) => {
+    const { asked, ping } = network((_, size) => size <= most)
+    const [found] = await probe(ping, [2])
+    expect(found?.largest).toBe(most)
+    expect(asked.length).toBeLessThan(60)
   })
 })
 
