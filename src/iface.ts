@@ -50,7 +50,7 @@ export function readNetworkView(rtnl: Pick<Rtnl, 'dump' | 'get'>): NetworkView {
     links: rtnl.dump(dumpLinks()),
     addresses: rtnl.dump(dumpAddresses({ family: 4 })).flatMap(ofIpv4),
     routes: routes.map((r) =>
-      r.multipath && r.destination.length === 0 ? { ...r, oif: aGatewayOf(rtnl) } : r,
+      r.multipath !== undefined && r.destination.length === 0 ? { ...r, oif: aGatewayOf(rtnl) } : r,
     ),
   }
 }

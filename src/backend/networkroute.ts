@@ -45,7 +45,7 @@ export class NetworkRoute {
       oif: device().index,
       source: undefined,
       onlink: false,
-      multipath: false,
+      multipath: undefined,
       cloned: false,
     }
     this.#wanted = routeKey(route)

@@ -5,6 +5,7 @@ import type { Logger } from '../log.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import { NetlinkError } from '../netlink/errors.ts'
 import type { Notification } from '../netlink/monitor.ts'
+import type { NetlinkRequest } from '../netlink/request.ts'
 import type { Lease } from '../subnet/lease.ts'
 import { Backoff } from './backoff.ts'
 import { Disturbances } from './disturbances.ts'
@@ -122,11 +123,15 @@ export class Reconciler {
     this.#model.remove(subnet)
   }
 
-  /** What others did to the kernel. Our own echoes are known by their port id. */
+  /**
+   * What others did to the kernel. Our own echoes are known by their port id, and are no news but for a deleted route, which
+   * the kernel finds by less than all that makes it: if it was not the one that was meant, it has to be put back.
+   */
   observe(notifications: readonly Notification[]): void {
     let news = false
     for (const notification of notifications) {
-      if (notification.portId === this.#options.rtnl.portId) continue
+      const own = notification.portId === this.#options.rtnl.portId
+      if (own && !(notification.kind === 'route' && notification.deleted)) continue
       if (notification.kind === 'link' || notification.kind === 'address') {
         const doubt = this.#model.doubt(notification)
         if (doubt === 'nothing') continue
@@ -137,7 +142,7 @@ export class Reconciler {
       } else if (!this.#tablesInDoubt) {
         const changed = this.#model.observe(notification)
         if (changed === undefined) this.#tablesInDoubt = true
-        for (const key of changed ?? []) this.#disturbed.note(idOf(key), notification.portId)
+        for (const key of changed ?? []) this.#disturbed.note(idOf(key), own ? 0 : notification.portId)
         if (changed?.length !== 0) news = true
       }
     }
@@ -338,7 +343,7 @@ export class Reconciler {
       const errors = connection.batch(batch.map((operation) => operation.request))
       for (const [i, operation] of batch.entries()) {
         const error = errors[i]
-        if (error === undefined || (operation.action === 'delete' && isGone(error))) {
+        if (error === undefined || (operation.action === 'delete' && isGone(error, operation.request))) {
           done++
           deleted ||= operation.action === 'delete'
           if (this.#succeeded(operation)) {
@@ -478,6 +483,8 @@ function idOf({ table, key }: TableKey): string {
 }
 
 /** Deleting what is already gone is success. A device that is gone took its entries with it. */
-function isGone({ code }: NetlinkError): boolean {
-  return code === 'ENOENT' || code === 'ESRCH' || code === 'ENODEV' || code === 'EADDRNOTAVAIL'
+function isGone({ code }: NetlinkError, { gone }: NetlinkRequest): boolean {
+  return (
+    code === gone || code === 'ENOENT' || code === 'ESRCH' || code === 'ENODEV' || code === 'EADDRNOTAVAIL'
+  )
 }

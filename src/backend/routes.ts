@@ -72,7 +72,7 @@ export function routeEntries(subnet: Subnet, path: Path, nexthopId: number | und
     tos: 0,
     metric: 0,
     source: undefined,
-    multipath: false,
+    multipath: undefined,
     cloned: false,
   }
   if (nexthopId === undefined) {
@@ -358,9 +358,13 @@ export class PeerRoutes {
 
 /** What RTM_DELROUTE finds a route by, so that deleting a wrong one never takes the right one beside it. */
 export function routeKey(r: Route): string {
-  const path = r.nexthopId !== undefined ? `nhid ${r.nexthopId}` : `${r.gateway ?? ''} ${r.oif ?? ''}`
-  const multipath = r.multipath ? ' multipath' : ''
-  return `${r.destination.address}/${r.destination.length} ${r.metric} ${r.tos} ${r.type} ${r.protocol} ${r.scope} ${r.source ?? ''} ${path}${multipath}`
+  return `${r.destination.address}/${r.destination.length} ${r.metric} ${r.tos} ${r.type} ${r.protocol} ${r.scope} ${r.source ?? ''} ${pathKey(r)}`
+}
+
+function pathKey({ nexthopId, multipath, gateway, oif }: Route): string {
+  if (nexthopId !== undefined) return `nhid ${nexthopId}`
+  if (multipath !== undefined) return `by ${Buffer.from(multipath).toString('hex')}`
+  return `${gateway ?? ''} ${oif ?? ''}`
 }
 
 function inOneRow(a: Route, b: Route): boolean {

@@ -4,6 +4,8 @@ export interface NetlinkRequest {
   /** Without NLM_F_REQUEST and NLM_F_ACK, which are the connection's business. */
   readonly flags: number
   readonly payload: Uint8Array
+  /** Of a deletion: an errno with which the kernel says "not there", beyond those that always say so. */
+  readonly gone?: string
   /** "write FDB entry 02:00:00:00:00:02 -> 192.0.2.2 on flannel.1"; built only when there is an error to report. */
   readonly operation: () => string
 }

@@ -44,8 +44,11 @@ export interface Route {
   readonly source: Ipv4 | undefined
   /** The gateway is taken to be on the link, though no route says so. */
   readonly onlink: boolean
-  /** Several gateways, which are not read; `gateway` and `oif` are undefined. */
-  readonly multipath: boolean
+  /**
+   * RTA_MULTIPATH as it came: several gateways, which are not read, but which a deletion has to name. `gateway` and `oif` are
+   * undefined then.
+   */
+  readonly multipath: Uint8Array | undefined
   /** Not an entry of the table but the answer to a look-up. */
   readonly cloned: boolean
 }
@@ -54,8 +57,8 @@ export interface Route {
 //                u32 rtm_flags; }
 const RTMSG = 12
 
-/** What makes a route; `cloned` and `multipath` only come from the kernel. */
-export type RouteSpec = Omit<Route, 'cloned' | 'multipath'>
+/** What makes a route; `cloned` only comes from the kernel, and `multipath` only goes back there in a deletion. */
+export type RouteSpec = Omit<Route, 'cloned' | 'multipath'> & Partial<Pick<Route, 'multipath'>>
 
 function encode(route: RouteSpec): Uint8Array {
   // A route through a nexthop object must not repeat what the object says.
@@ -77,6 +80,7 @@ function encode(route: RouteSpec): Uint8Array {
   if (!own) writer.attributeU32(RTA_NH_ID, route.nexthopId)
   if (own && route.gateway !== undefined) writer.attributeIp(RTA_GATEWAY, route.gateway)
   if (own && route.oif !== undefined) writer.attributeU32(RTA_OIF, route.oif)
+  if (own && route.multipath !== undefined) writer.attributeBytes(RTA_MULTIPATH, route.multipath)
   return writer.finish()
 }
 
@@ -102,14 +106,17 @@ export function replaceRoute(route: RouteSpec, device: string): NetlinkRequest {
 }
 
 /**
- * Deletes the route that has all of this; ESRCH when there is none. The kernel takes metric 0 for "any", and
- * then deletes the best of those that match.
+ * Deletes the route that has all of this; ESRCH when there is none. The kernel takes metric 0 for "any", and deletes the
+ * first of those that match. Of two routes of which one has several gateways it compares only as many as the other has, so
+ * that it may take another one than was meant: its notification tells.
  */
 export function deleteRoute(route: RouteSpec, device = ''): NetlinkRequest {
   return {
     type: RTM_DELROUTE,
     flags: 0,
     payload: encode(route),
+    // No object of this number, so no route through it.
+    ...(route.nexthopId !== undefined && { gone: 'EINVAL' }),
     operation: () => `delete route ${words(route, device)}`,
   }
 }
@@ -142,7 +149,7 @@ export function dumpRoutes(
       decodeRoute,
       (route) =>
         (table === undefined || route.table === table) &&
-        (oif === undefined || route.oif === oif || route.multipath) &&
+        (oif === undefined || route.oif === oif || route.multipath !== undefined) &&
         (protocol === 0 || route.protocol === protocol),
     ),
   }
@@ -180,7 +187,7 @@ export function decodeRoute(payload: Uint8Array): Route | undefined {
   let nexthopId: number | undefined
   let oif: number | undefined
   let source: Ipv4 | undefined
-  let multipath = false
+  let multipath: Uint8Array | undefined
   while (attributes.next()) {
     switch (attributes.type) {
       case RTA_DST:
@@ -206,7 +213,7 @@ export function decodeRoute(payload: Uint8Array): Route | undefined {
         source = attributes.ipv4()
         break
       case RTA_MULTIPATH:
-        multipath = true
+        multipath = attributes.bytes().slice()
         break
     }
   }

@@ -11,6 +11,13 @@ const ALICE = peer(1)
 const BOB = peer(2)
 const ROUTE = { to: ALICE.subnet, via: '10.244.1.0', dev: DEVICE, onlink: true }
 const ELSEWHERE = { to: ALICE.subnet, via: '192.0.2.9', dev: 'eth0' }
+const MANY = {
+  to: ALICE.subnet,
+  hops: [
+    { via: '192.0.2.9', dev: 'eth0' },
+    { via: '192.0.2.10', dev: 'eth0' },
+  ],
+}
 
 /** Longer than the pause in which notifications are gathered, far shorter than any period. */
 const SOON = 100
@@ -50,6 +57,15 @@ const OF_ENTRIES: readonly Sabotage[] = [
     by: does((op) => op.route('prepend', { ...ROUTE, via: '10.244.2.0' })),
   },
   { what: 'a route appended to', by: does((op) => op.route('append', ELSEWHERE)) },
+  { what: 'a route appended to by one of several gateways', by: does((op) => op.route('append', MANY)) },
+  { what: 'a route shadowed by one of several gateways', by: does((op) => op.route('prepend', MANY)) },
+  {
+    what: 'a route appended to by some of several gateways',
+    by: does(
+      (op) => op.route('append', MANY),
+      (op) => op.route('append', { ...MANY, hops: MANY.hops.toReversed() }),
+    ),
+  },
   {
     what: 'a route shadowed, and then deleted',
     by: does(
@@ -111,6 +127,14 @@ const OF_ENTRIES: readonly Sabotage[] = [
       (op) => op.fdb('delete', DEVICE, ALICE.mac, ALICE.ip),
       (op) => op.route('delete', ROUTE),
     ),
+  },
+]
+
+/** The kernel finds the wrong one of the two, and it takes its word about it to know. */
+const OF_TWINS: readonly Sabotage[] = [
+  {
+    what: 'a route appended to by one whose first gateway is the same',
+    by: does((op) => op.route('append', { ...MANY, hops: [ROUTE, ...MANY.hops] })),
   },
 ]
 
@@ -191,7 +215,7 @@ export function healingSuite(make: () => Machine): void {
   }
 
   describe('within a moment, and in one round', () => {
-    it.each([...OF_ENTRIES, ...OF_THE_DEVICE])('$what', async ({ by }) => {
+    it.each([...OF_ENTRIES, ...OF_TWINS, ...OF_THE_DEVICE])('$what', async ({ by }) => {
       const running = start([ALICE, BOB])
       await running.settle(SOON)
       by(op)
@@ -246,6 +270,21 @@ export function healingSuite(make: () => Machine): void {
       await running.settle(LATER)
       expect({ writes: running.writes, logged: running.logged }).toEqual({ writes: [], logged: [] })
     })
+  })
+
+  it('lets a peer go whose nexthop object went without a word', async () => {
+    const peers = Array.from({ length: PLAIN_ROUTES }, (_, i) => peer(i + 1))
+    const last: Peer = { ...peer(PLAIN_ROUTES + 1), kind: 'nexthop' }
+    const running = start([...peers, last])
+    await running.settle(SOON)
+    running.forget()
+    running.deaf = true
+    op.do(op.nexthop('delete', 0xf1000801, '', DEVICE))
+    await running.settle(SOON)
+    running.remove(last)
+    await running.settle(SOON)
+    running.expectState(peers)
+    expect(running.logged).toEqual([])
   })
 
   it('says in one line what it repaired, and who it was', async () => {

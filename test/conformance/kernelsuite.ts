@@ -125,6 +125,34 @@ export function kernelSuite(make: () => Machine): void {
       expect(op.try(op.route('delete', right))).toBe('ESRCH')
     })
 
+    it('with several gateways are deleted by all of them, and compared with as many as the other has', () => {
+      const hops = [
+        { via: '192.0.2.9', dev: 'eth0' },
+        { via: '192.0.2.10', dev: 'eth0' },
+      ]
+      const many = { to: S, hops }
+      ok(op.route('add', right), op.route('append', many))
+      const M = [S, '\tnexthop via 192.0.2.9 dev eth0 weight 1', '\tnexthop via 192.0.2.10 dev eth0 weight 1']
+      expect(routes()).toEqual([R, ...M])
+      expect(op.try(op.route('delete', { to: S, hops: hops.toReversed() }))).toBe('ESRCH')
+      ok(op.route('delete', many))
+      expect(routes()).toEqual([R])
+      // The first in the row that has the first of its gateways.
+      ok(op.route('append', other), op.route('append', many), op.route('delete', many))
+      expect(routes()).toEqual([R, ...M])
+      ok(op.route('append', other), op.route('delete', other))
+      expect(routes()).toEqual([R, O])
+    })
+
+    it('through a nexthop object are deleted by its number', () => {
+      ok(op.nexthop('add', 7, '10.244.1.0', 'flannel.1'), op.route('add', { to: S, nhid: 7 }))
+      ok(op.route('append', other))
+      expect(op.try(op.route('delete', right))).toBe('ESRCH')
+      expect(op.try(op.route('delete', { to: S, nhid: 8 }))).toBe('EINVAL')
+      ok(op.route('delete', { to: S, nhid: 7 }))
+      expect(routes()).toEqual([O])
+    })
+
     it('are kept apart by table; a table that never had one is not there', () => {
       expect(op.try(op.route('delete', { to: S, table: 100 }))).toBe('ESRCH')
       ok(op.route('add', right), op.route('add', { ...right, table: 100 }))

@@ -12,8 +12,10 @@ import {
   NLM_F_EXCL,
   NLM_F_REPLACE,
   RT_TABLE_MAIN,
+  RTA_GATEWAY,
   RTM_NEWLINK,
   RTN_UNICAST,
+  RTNH_F_ONLINK,
   RTPROT_BOOT,
 } from '../../src/netlink/constants.ts'
 import { NetlinkError } from '../../src/netlink/errors.ts'
@@ -56,6 +58,8 @@ export interface RouteWords {
   readonly scope?: number
   readonly src?: string
   readonly nhid?: number
+  /** `nexthop via <via> dev <dev>`, once for each. */
+  readonly hops?: readonly { readonly via: string; readonly dev: string; readonly onlink?: boolean }[]
 }
 
 export class Operator {
@@ -136,7 +140,7 @@ export class Operator {
       table: words.table ?? RT_TABLE_MAIN,
       protocol: words.proto ?? (verb === 'delete' ? 0 : RTPROT_BOOT),
       // iproute2: a deletion asks for any scope, and what has no gateway is on the link.
-      scope: words.scope ?? (verb === 'delete' ? 255 : words.via || words.nhid ? 0 : 253),
+      scope: words.scope ?? (verb === 'delete' ? 255 : words.via || words.nhid || words.hops ? 0 : 253),
       type: verb === 'delete' ? 0 : RTN_UNICAST,
       tos: words.tos ?? 0,
       metric: words.metric ?? 0,
@@ -145,8 +149,23 @@ export class Operator {
       oif: words.dev === undefined ? undefined : this.link(words.dev).index,
       source: words.src === undefined ? undefined : ip(words.src),
       onlink: words.onlink ?? false,
+      multipath: words.hops && this.#multipath(words.hops),
     }
     return verb === 'delete' ? deleteRoute(spec) : { ...replaceRoute(spec, ''), flags: VERBS[verb] }
+  }
+
+  /** RTA_MULTIPATH: for each a struct rtnexthop { u16 len; u8 flags, hops; u32 ifindex; } and an RTA_GATEWAY. */
+  #multipath(hops: NonNullable<RouteWords['hops']>): Uint8Array {
+    const writer = new PayloadWriter(16 * hops.length)
+    for (const { via, dev, onlink } of hops) {
+      writer
+        .u16(16)
+        .u8(onlink ? RTNH_F_ONLINK : 0)
+        .u8(0)
+        .u32(this.link(dev).index)
+        .attributeIp(RTA_GATEWAY, ip(via))
+    }
+    return writer.finish()
   }
 
   neighbour(

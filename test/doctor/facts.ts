@@ -82,7 +82,7 @@ export function route(to: string, oif: number, gateway?: string): Route {
     oif,
     source: undefined,
     onlink: true,
-    multipath: false,
+    multipath: undefined,
     cloned: false,
   }
 }

@@ -67,7 +67,7 @@ import { NeighbourTable } from './kernel/neighbours.ts'
 import { NexthopTable } from './kernel/nexthops.ts'
 import { printFdbEntry, printNeighbour, printNexthop, printRoute } from './kernel/print.ts'
 import { Refusal } from './kernel/refusal.ts'
-import { RouteTables } from './kernel/routes.ts'
+import { hopsOf, RouteTables } from './kernel/routes.ts'
 import { FakeSocket } from './kernel/socket.ts'
 import { WireGuardTable } from './kernel/wireguard.ts'
 
@@ -156,7 +156,11 @@ export class FakeKernel {
 
   state(): KernelState {
     const nameOf = (index: number) => this.#links.get(index)?.name ?? `if${index}`
-    const routes = this.#routes.list().map((route) => printRoute(this.#resolved(route), nameOf))
+    const routes = this.#routes.list().flatMap((route) =>
+      printRoute(this.#resolved(route), nameOf)
+        .split('\n')
+        .map((line) => line.trimEnd()),
+    )
     const other = (line: string) => line.includes(' table ')
     return {
       routes: [...routes.filter((line) => !other(line)), ...routes.filter(other)],
@@ -452,9 +456,10 @@ export class FakeKernel {
 
   /** fib_check_nh: returns the route with the device that the kernel found for it. */
   #checkGateway(route: Route): Route {
-    const { gateway, nexthopId, oif, onlink, source } = route
+    const { gateway, nexthopId, multipath, oif, onlink, source } = route
     this.#checkNexthopId(route)
-    if (nexthopId !== undefined) return route
+    // That several gateways can be had is not checked here.
+    if (nexthopId !== undefined || multipath !== undefined) return route
     if (source !== undefined && this.#links.owner(source) === undefined)
       throw new Refusal('EINVAL', 'Invalid prefsrc address')
     if (gateway === undefined || onlink) {
@@ -507,7 +512,7 @@ export class FakeKernel {
   }
 
   #loseRoutes(index: number): void {
-    this.#routes.flush((route) => route.oif === index)
+    this.#routes.flush((route) => route.oif === index || hopsOf(route).some((hop) => hop.oif === index))
   }
 
   #loseNexthops(index: number): void {
@@ -659,7 +664,7 @@ function connected(index: number, address: Ipv4, length: number): Route {
       gateway: undefined,
       nexthopId: undefined,
     },
-    ...{ oif: index, source: address, onlink: false, multipath: false, cloned: false },
+    ...{ oif: index, source: address, onlink: false, multipath: undefined, cloned: false },
   }
 }
 

@@ -99,7 +99,7 @@ describe('what was encoded decodes to the same', () => {
           r.nexthopId === undefined ? r : { ...r, gateway: undefined, oif: undefined, onlink: false }
         expect(decodeRoute(replaceRoute(r, 'x').payload)).toEqual({
           ...sent,
-          multipath: false,
+          multipath: undefined,
           cloned: false,
         })
       }),

@@ -219,7 +219,7 @@ const goldens: Golden[] = [
       08 00 01 00  64 40 01 00  08 00 05 00  64 40 01 00  08 00 04 00  04 00 00 00 // RTA_DST, RTA_GATEWAY, RTA_OIF`,
     request: replaceRoute(plain, device),
     operation: 'write route 100.64.1.0/24 via 100.64.1.0 on flannel.1',
-    decoded: { ...plain, multipath: false, cloned: false },
+    decoded: { ...plain, multipath: undefined, cloned: false },
   },
   {
     command: 'ip route replace 100.64.2.0/24 nhid 7',

@@ -147,7 +147,7 @@ describe('what we read', () => {
       ...route,
       table: 1000,
       onlink: false,
-      multipath: false,
+      multipath: undefined,
       cloned: false,
     })
   })

@@ -12,7 +12,7 @@ const fdb = {
 }
 const route = {
   ...{ destination: vtep.subnet, table: 254, protocol: 3, scope: 0, type: 1, tos: 0, metric: 0 },
-  ...{ source: undefined, multipath: false, cloned: false },
+  ...{ source: undefined, multipath: undefined, cloned: false },
 }
 
 describe("a peer's entries", () => {

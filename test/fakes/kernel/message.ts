@@ -43,6 +43,7 @@ import {
   NLMSGERR_ATTR_MSG,
   RTA_DST,
   RTA_GATEWAY,
+  RTA_MULTIPATH,
   RTA_NH_ID,
   RTA_OIF,
   RTA_PREFSRC,
@@ -181,6 +182,7 @@ export function routePayload(route: Route): Uint8Array {
   if (route.nexthopId !== undefined) writer.attributeU32(RTA_NH_ID, route.nexthopId)
   if (route.gateway !== undefined) writer.attributeIp(RTA_GATEWAY, route.gateway)
   if (route.oif !== undefined) writer.attributeU32(RTA_OIF, route.oif)
+  if (route.multipath !== undefined) writer.attributeBytes(RTA_MULTIPATH, route.multipath)
   return writer.finish()
 }
 

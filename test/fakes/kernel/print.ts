@@ -5,6 +5,7 @@ import type { FdbEntry } from '../../../src/netlink/fdb.ts'
 import type { Neighbour } from '../../../src/netlink/neighbour.ts'
 import type { Nexthop } from '../../../src/netlink/nexthop.ts'
 import type { Route } from '../../../src/netlink/route.ts'
+import { hopsOf } from './routes.ts'
 
 /** Index to name. */
 type NameOf = (index: number) => string
@@ -13,6 +14,7 @@ type NameOf = (index: number) => string
 const PROTOCOLS: Readonly<Record<number, string>> = { 2: 'kernel', 4: 'static', 16: 'dhcp', 186: 'bgp' }
 const SCOPES: Readonly<Record<number, string>> = { 253: 'link', 254: 'host' }
 
+/** More than one line for a route with several gateways. */
 export function printRoute(route: Route, nameOf: NameOf): string {
   const { destination, gateway, nexthopId, oif, table, protocol, scope, source, metric, onlink } = route
   const name = destination.length === 0 ? 'default' : formatSubnet(destination)
@@ -28,6 +30,10 @@ export function printRoute(route: Route, nameOf: NameOf): string {
     source !== undefined && `src ${formatIpv4(source)}`,
     metric !== 0 && `metric ${metric}`,
     onlink && 'onlink',
+    ...hopsOf(route).map((hop) => {
+      const flags = hop.onlink ? ' onlink' : ''
+      return `\n\tnexthop via ${formatIpv4(hop.gateway)} dev ${nameOf(hop.oif)} weight 1${flags}`
+    }),
   )
 }
 

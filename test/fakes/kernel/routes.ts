@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { type Ipv4, netmask, type Subnet } from '../../../src/ip.ts'
 import {
   NLM_F_APPEND,
@@ -5,8 +6,10 @@ import {
   NLM_F_EXCL,
   NLM_F_REPLACE,
   RT_TABLE_MAIN,
+  RTNH_F_ONLINK,
 } from '../../../src/netlink/constants.ts'
 import type { Route } from '../../../src/netlink/route.ts'
+import { getU16, getU32 } from '../../../src/netlink/wire.ts'
 import { Refusal } from './refusal.ts'
 
 /**
@@ -120,7 +123,8 @@ function sameInfo(a: Route, b: Route): boolean {
     a.nexthopId === b.nexthopId &&
     a.gateway === b.gateway &&
     a.oif === b.oif &&
-    a.onlink === b.onlink
+    a.onlink === b.onlink &&
+    isDeepStrictEqual(a.multipath, b.multipath)
   )
 }
 
@@ -133,10 +137,35 @@ function matches(wanted: Route, route: Route): boolean {
   if (wanted.protocol !== 0 && route.protocol !== wanted.protocol) return false
   if (wanted.metric !== 0 && route.metric !== wanted.metric) return false
   if (wanted.nexthopId !== undefined) return route.nexthopId === wanted.nexthopId
-  if (route.nexthopId !== undefined) return wanted.oif === undefined && wanted.gateway === undefined
-  const { oif, gateway } = route
+  if (route.nexthopId !== undefined)
+    return wanted.oif === undefined && wanted.gateway === undefined && wanted.multipath === undefined
+  // fib_nh_match: of a route with several gateways only the first counts when one is asked for, and when several are, only
+  // as many as the route has.
+  const hops = route.multipath === undefined ? [route] : hopsOf(route)
+  if (wanted.multipath === undefined) return reaches(wanted, hops[0] ?? route)
+  const asked = hopsOf(wanted)
+  return asked.length >= hops.length && hops.every((hop, i) => reaches(asked[i] ?? {}, hop))
+}
+
+type Hop = Pick<Route, 'gateway' | 'oif'>
+
+function reaches(wanted: Partial<Hop>, hop: Hop): boolean {
   return (
-    (wanted.oif === undefined || wanted.oif === oif) &&
-    (wanted.gateway === undefined || wanted.gateway === gateway)
+    (wanted.oif === undefined || wanted.oif === hop.oif) &&
+    (wanted.gateway === undefined || wanted.gateway === hop.gateway)
   )
+}
+
+/** The gateways of RTA_MULTIPATH: for each a struct rtnexthop { u16 len; u8 flags, hops; u32 ifindex; } and an RTA_GATEWAY. */
+export function hopsOf({ multipath }: Route): { gateway: Ipv4; oif: number; onlink: boolean }[] {
+  const hops = []
+  for (let at = 0; multipath !== undefined && at < multipath.length; at += getU16(multipath, at)) {
+    const onlink = ((multipath[at + 2] ?? 0) & RTNH_F_ONLINK) !== 0
+    hops.push({
+      gateway: Buffer.from(multipath).readUInt32BE(at + 12),
+      oif: getU32(multipath, at + 4),
+      onlink,
+    })
+  }
+  return hops
 }
