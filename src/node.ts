@@ -222,7 +222,7 @@ export class Node {
         `${formatSubnet(keeper.lease.subnet)} on ${network.name}, ${peers} peers`,
         failed > 0 ? `${failed} kernel entries refused` : '',
         bad > 0 ? `${bad} bad leases skipped` : '',
-        this.#table.orphanCount > 0 ? `${this.#table.orphanCount} peers of a lost store kept` : '',
+        this.#table.orphanCount > 0 ? `${this.#table.orphanCount} peers kept whose leases etcd has lost` : '',
         configWatch.unsound ? 'the network config in etcd is unusable' : '',
         configWatch.pending.length > 0 ? `restart for ${configWatch.pending.join(', ')}` : '',
         firewall.lastError === undefined ? '' : 'firewall rules failing',

@@ -7,6 +7,18 @@ import { leaseKey } from './leasecodec.ts'
 import { LEASE_TTL_SECONDS } from './registry.ts'
 import { type LeaseRules, leaseObjection } from './validate.ts'
 
+/**
+ * Milliseconds that a lease stays in use after its term. Its node may live and only have been kept from renewing: this
+ * program claims again within two seconds of etcd's return, flannel tries once a minute.
+ */
+const GRACE_MS = 180_000
+
+/** A point in time on both clocks: the monotonic one stands still while a machine is suspended, the other can be set. */
+interface Moment {
+  readonly now: number
+  readonly wall: number
+}
+
 /** What became of the leases in use: those that are new or not as they were, a renewal included, and those gone. */
 export interface LeaseChanges {
   readonly put: readonly Lease[]
@@ -29,7 +41,8 @@ export interface LeaseTableOptions {
  *
  * A store that lost its data does not say that anybody left. What is missing from another or an older store, or from a
  * list in which nothing stands as it stood, the empty one included, stays in use as an orphan: until its owner claims
- * this or another subnet, somebody deletes it, or its last possible term is over.
+ * this or another subnet, somebody deletes it, or its last possible term is over. Nor does a term that ran out: after an
+ * outage longer than that, etcd drops the leases of all nodes at once. Such a lease is an orphan for a time of grace.
  *
  * Two leases can overlap only if their lengths differ. Then the one of the configured SubnetLen counts, else the
  * longer one, which is also the one the kernel's routing would prefer. That depends on keys and config alone, so that
@@ -48,6 +61,8 @@ export class LeaseTable {
   /** Reasons why known leases are not in use, by key. */
   #refused = new Map<string, string>()
   #inUse = new Map<number, Lease>()
+  /** When the known leases were read, which is when their `ttl` was true, or too long. */
+  #readAt = new Map<number, Moment>()
   /** When those of the known leases end that the store does not hold any more, in monotonic milliseconds. */
   readonly #orphans = new Map<number, number>()
   #reported = new Map<string, string>()
@@ -78,7 +93,7 @@ export class LeaseTable {
     return this.#unreadable.size + this.#refused.size
   }
 
-  /** Leases in use though the store lost them. */
+  /** Leases in use though the store does not hold them any more. */
   get orphanCount(): number {
     return this.#orphans.size
   }
@@ -88,28 +103,33 @@ export class LeaseTable {
    * what changed among the leases in use.
    */
   replace(leases: readonly Lease[], bad: readonly BadLease[], replaced = false): LeaseChanges {
+    const now = this.#moment()
     const before = this.#known
+    const readAt = this.#readAt
     this.#known = new Map()
+    this.#readAt = new Map()
     this.#lengths.fill(0)
     this.#unreadable.clear()
     for (const { key, reason } of bad) this.#unreadable.set(key, reason)
     let familiar = false
     for (const lease of leases) {
       familiar ||= before.get(subnetKey(lease.subnet))?.modifiedIndex === lease.modifiedIndex
-      this.#keep(lease)
+      this.#keep(lease, now)
     }
     const lost = before.size > 0 && (replaced || !familiar)
-    const missing: Lease[] = []
+    const missing: Missing[] = []
     for (const [key, lease] of before) {
+      const at = readAt.get(key) ?? now
+      const over = isOver(lease, at, now)
       if (this.#known.has(key)) this.#orphans.delete(key)
-      else if (this.#unreadable.has(leaseKey(lease.subnet))) this.#keep(lease)
-      else if (lost || this.#orphans.has(key)) missing.push(lease)
+      else if (this.#unreadable.has(leaseKey(lease.subnet))) this.#keep(lease, at)
+      else if (lost || over || this.#orphans.has(key)) missing.push({ lease, at })
     }
-    this.#adoptOrphans(missing)
+    this.#adoptOrphans(missing, lost, now)
     return this.#judgeAll()
   }
 
-  /** Drops the leases whose store is lost and whose term is over now. */
+  /** Drops the orphans whose time is over now. */
   dropOrphans(): LeaseChanges {
     const now = this.#clock.now()
     const changes = { put: [], removed: [] }
@@ -125,7 +145,8 @@ export class LeaseTable {
   /** Takes changes in order; returns as `replace` does. */
   update(events: readonly LeaseEvent[]): LeaseChanges {
     const mixed = this.#mixed()
-    const touched = events.map((event) => this.#take(event))
+    const now = this.#moment()
+    const touched = events.map((event) => this.#take(event, now))
     for (const event of events) if (event.kind === 'put') touched.push(...this.#retireOrphans(event.lease))
     if (mixed || this.#mixed()) return this.#judgeAll()
     const changes = { put: [], removed: [] }
@@ -140,42 +161,61 @@ export class LeaseTable {
     return this.#judgeAll()
   }
 
-  /** Keeps leases that are missing, unless their node has another one by now. */
-  #adoptOrphans(missing: readonly Lease[]): void {
+  /** Keeps leases that are missing, lost with the store or else expired, unless their node has another one by now. */
+  #adoptOrphans(missing: readonly Missing[], lost: boolean, now: Moment): void {
     const holders = new Set<Ipv4>()
     if (missing.length > 0)
       for (const { attributes } of this.#known.values()) holders.add(attributes.publicIP)
-    const end = this.#clock.now() + LEASE_TTL_SECONDS * 1000
     let adopted = 0
-    for (const lease of missing) {
+    for (const { lease, at } of missing) {
       const key = subnetKey(lease.subnet)
       if (sameSubnet(lease.subnet, this.#rules.own) || holders.has(lease.attributes.publicIP)) {
         this.#orphans.delete(key)
         continue
       }
-      this.#keep(lease)
+      this.#keep(lease, at)
       if (this.#orphans.has(key)) continue
-      this.#orphans.set(key, end)
+      this.#orphans.set(key, now.now + (lost ? LEASE_TTL_SECONDS * 1000 : GRACE_MS))
       adopted++
     }
-    if (adopted > 0) {
+    if (adopted > 0 && lost) {
       this.#log.warn(
         `etcd has lost ${adopted} subnet leases that were not deleted; keeping the routes to their nodes until these ` +
           `claim a subnet again, for ${LEASE_TTL_SECONDS / 3600} h at most`,
       )
+    } else if (adopted > 0) this.#tellExpired(`${adopted} subnet leases have`)
+  }
+
+  /** Keeps a lease whose term has run out, unless it is our own. */
+  #expire(subnet: Subnet, now: Moment): void {
+    const key = subnetKey(subnet)
+    if (!this.#known.has(key) || sameSubnet(subnet, this.#rules.own)) {
+      this.#drop(subnet)
+      return
     }
+    // After an outage there may be thousands of them, an event each; the status counts them.
+    if (this.#orphans.size === 0) this.#tellExpired(`The subnet lease ${leaseKey(subnet)} has`)
+    this.#orphans.set(key, now.now + GRACE_MS)
+  }
+
+  #tellExpired(what: string): void {
+    this.#log.info(
+      `${what} expired; keeping the routes of leases that expire for ${GRACE_MS / 1000} s, in case their nodes live and ` +
+        'claim them again',
+    )
   }
 
   /** Remembers an event; returns the subnet to look at again. */
-  #take(event: LeaseEvent): Subnet | undefined {
+  #take(event: LeaseEvent, now: Moment): Subnet | undefined {
     switch (event.kind) {
       case 'put':
-        this.#keep(event.lease)
+        this.#keep(event.lease, now)
         this.#orphans.delete(subnetKey(event.lease.subnet))
         this.#unreadable.delete(leaseKey(event.lease.subnet))
         return event.lease.subnet
       case 'delete':
-        this.#drop(event.subnet)
+        if (event.expired) this.#expire(event.subnet, now)
+        else this.#drop(event.subnet)
         this.#mend(leaseKey(event.subnet))
         return event.subnet
       case 'bad':
@@ -209,16 +249,22 @@ export class LeaseTable {
     return retired
   }
 
-  #keep(lease: Lease): void {
+  #keep(lease: Lease, readAt: Moment): void {
     const key = subnetKey(lease.subnet)
     if (!this.#known.has(key)) this.#count(lease.subnet.length, 1)
     this.#known.set(key, lease)
+    this.#readAt.set(key, readAt)
   }
 
   #drop(subnet: Subnet): void {
     const key = subnetKey(subnet)
     this.#orphans.delete(key)
+    this.#readAt.delete(key)
     if (this.#known.delete(key)) this.#count(subnet.length, -1)
+  }
+
+  #moment(): Moment {
+    return { now: this.#clock.now(), wall: this.#clock.wall() }
   }
 
   #count(length: number, by: 1 | -1): void {
@@ -280,6 +326,17 @@ export class LeaseTable {
     }
     this.#reported = reported
   }
+}
+
+/** A lease that a complete list lacks, and when it was read. */
+interface Missing {
+  readonly lease: Lease
+  readonly at: Moment
+}
+
+/** Whether the term of a lease, as it was read at `at`, has run out by one of the clocks. */
+function isOver({ ttl }: Lease, at: Moment, now: Moment): boolean {
+  return ttl !== undefined && Math.max(now.now - at.now, now.wall - at.wall) >= ttl * 1000
 }
 
 /** Keys may be as long as a request. */

@@ -1,5 +1,7 @@
 /** Leases that run out, are taken, or are claimed twice, with real daemons, a real etcd and real pods. */
+import { isDeepStrictEqual } from 'node:util'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { statusOf } from './control.ts'
 import { type Daemon, Lab, leaseValue, PREFIX, peerLeases, startPinger, waitFor } from './lab.ts'
 import { lines } from './namespace.ts'
 import { type ProxyControl, startProxy } from './proxy.ts'
@@ -85,6 +87,65 @@ describe('a node that is away for longer than its lease', () => {
       await settled(lab, again, 1)
     },
   )
+})
+
+describe('the lease of a peer that lives runs out', () => {
+  /** Waits until a daemon knows all that etcd holds up to an index. */
+  const heard = (daemon: Daemon, index: number): Promise<unknown> =>
+    waitFor(async () => ((await statusOf(daemon)).etcd.watch?.index ?? 0) >= index, {
+      what: `event ${index}`,
+    })
+
+  const valuesOf = (keys: readonly string[]): Promise<readonly (string | undefined)[]> =>
+    Promise.all(keys.map(async (key) => (await lab.etcd.get(key))?.value))
+
+  test.each<[what: string, between: (daemon: Daemon, keys: readonly string[]) => Promise<void>]>([
+    ['before our eyes', async () => undefined],
+    [
+      'while etcd is away, and our own with it',
+      async (daemon, [own = '']) => {
+        await cut()
+        await lab.etcd.put(own, (await lab.etcd.get(own))?.value ?? '', 1)
+        await lab.etcd.stop('SIGKILL')
+        await daemon.waitLog(/Watch subnets: /)
+        await lab.etcd.restart()
+      },
+    ],
+  ])('%s: the pods lose no packet, and both nodes get their subnets again', async (_, between) => {
+    // By its lease, which stands as it stood, the store is known to be the same.
+    await lab.etcd.seed(peerLeases(1, { network: '172.30.0.0' }))
+    const daemon = await lab.daemon(1, { args: throughProxy() })
+    const peer = await lab.daemon(2)
+    for (const each of [daemon, peer]) await each.waitReady()
+    const pods = [await lab.pod(daemon), await lab.pod(peer)] as const
+    for (const [i, each] of [daemon, peer].entries()) await settled(lab, each, i + 1)
+    const pinger = await startPinger(pods[0].namespace, pods[1].address)
+    const keys = [daemon, peer].map(keyOf)
+    const values = await valuesOf(keys)
+    // Its pods talk on while it cannot renew.
+    peer.signal('SIGSTOP')
+    const { index } = await lab.etcd.put(keys[1] ?? '', values[1] ?? '', 2)
+    await heard(daemon, index)
+    await between(daemon, keys)
+    await waitFor(async () => (await lab.etcd.get(keys[1] ?? '')) === undefined, {
+      what: 'the lease to expire',
+    })
+    await heal()
+    await daemon.waitLog(/ info +(The subnet lease .* has|1 subnet leases have) expired; keeping the routes /)
+    peer.signal('SIGCONT')
+    await peer.waitLog(/was deleted or had expired; claimed it again/)
+    await heard(daemon, (await lab.etcd.get(keys[1] ?? ''))?.modifiedIndex ?? Number.NaN)
+    for (const [i, each] of [daemon, peer].entries()) await settled(lab, each, i + 1)
+    await waitFor(async () => isDeepStrictEqual(await valuesOf(keys), values), {
+      what: 'the same subnets again',
+    })
+    expect((await pinger.stop()).lost).toEqual([])
+    expect(errors(peer)).toEqual([])
+    // The next outage is no reason to keep what somebody deletes.
+    await peer.stop()
+    await lab.etcd.delete(keys[1] ?? '')
+    await settled(lab, daemon, 1)
+  })
 })
 
 describe('two nodes with one public IP', () => {

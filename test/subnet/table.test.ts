@@ -94,7 +94,7 @@ describe('a store that lost its leases', () => {
     expect(table.orphanCount).toBe(0)
   })
 
-  it('but not its history: what is missing was deleted', () => {
+  it('but not its history: what is missing in its term was deleted', () => {
     expect(table.replace([OWN, B], []).removed.map(formatSubnet)).toEqual(['10.5.1.0/24'])
     expect(table.orphanCount).toBe(0)
   })
@@ -123,6 +123,71 @@ describe('a store that lost its leases', () => {
     table.update([put(lease('10.5.1.0/24', '192.168.0.7')), gone('10.5.2.0/24')])
     expect([...table.leases()].map(({ attributes }) => attributes.publicIP)).toEqual([ip('192.168.0.7')])
     expect(table.orphanCount).toBe(0)
+  })
+})
+
+describe('a term that ran out', () => {
+  const A = lease('10.5.1.0/24', '192.168.0.2', { modifiedIndex: 11, ttl: 3_600 })
+  const B = lease('10.5.2.0/24', '192.168.0.3', { modifiedIndex: 12 })
+  const again: Lease = { ...A, modifiedIndex: 20, ttl: 86_400 }
+  const expired: LeaseEvent = { kind: 'delete', subnet: A.subnet, expired: true }
+  const both = ['10.5.1.0/24', '10.5.2.0/24']
+  beforeEach(() => void table.replace([OWN, A, B], []))
+
+  type Way = readonly [what: string, happen: () => LeaseChanges]
+  const ways: readonly Way[] = [
+    ['an event says', () => table.update([expired])],
+    [
+      'a list shows',
+      () => {
+        clock.advance(3_600_000)
+        return table.replace([OWN, B], [])
+      },
+    ],
+    [
+      'a list shows after a suspension',
+      () => {
+        clock.jump(3_600_000)
+        return table.replace([OWN, B], [])
+      },
+    ],
+  ]
+
+  it.each(ways)('as %s: it stays for a while, is said once, and goes then', (_, happen) => {
+    expect(changed(happen())).toBe(false)
+    expect(changed(table.replace([OWN, B], []))).toBe(false)
+    expect(shown()).toEqual(both)
+    expect(log.matching(/^info .* expired; keeping the routes .* 180 s/)).toHaveLength(1)
+    clock.advance(179_999)
+    expect(changed(table.dropOrphans())).toBe(false)
+    clock.advance(1)
+    expect(table.dropOrphans().removed.map(formatSubnet)).toEqual(['10.5.1.0/24'])
+    expect(shown()).toEqual(['10.5.2.0/24'])
+  })
+
+  it.each(ways)('as %s: its node claims it again, and a delete counts at once as ever', (_, happen) => {
+    happen()
+    expect(changed(table.update([put(again)]))).toBe(true)
+    expect(table.orphanCount).toBe(0)
+    expect(table.update([gone('10.5.1.0/24')]).removed.map(formatSubnet)).toEqual(['10.5.1.0/24'])
+  })
+
+  it.each(ways)('as %s: its node claims another subnet instead', (_, happen) => {
+    happen()
+    const elsewhere = put(lease('10.5.9.0/24', '192.168.0.2'))
+    expect(table.update([elsewhere]).removed.map(formatSubnet)).toEqual(['10.5.1.0/24'])
+  })
+
+  it('is no reason to keep our own lease', () => {
+    table.update([{ kind: 'delete', subnet: OWN.subnet, expired: true }])
+    expect(table.orphanCount).toBe(0)
+  })
+
+  it('counts from the last renewal', () => {
+    clock.advance(3_000_000)
+    table.update([put({ ...A, modifiedIndex: 13 })])
+    clock.advance(3_000_000)
+    expect(table.replace([OWN, B], []).removed.map(formatSubnet)).toEqual(['10.5.1.0/24'])
   })
 })
 
