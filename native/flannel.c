@@ -17,6 +17,8 @@
 #include "addon.h"
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -145,6 +147,22 @@ static napi_value open_icmp(napi_env env, napi_callback_info info) {
   return open_socket(env, AF_INET, IPPROTO_ICMP);
 }
 
+/* openArp(interface): handle or -errno; the frames of ARP alone, with their Ethernet headers */
+static napi_value open_arp(napi_env env, napi_callback_info info) {
+  napi_value args[MAX_ARGS];
+  int32_t interface;
+  if (!arguments(env, info, 1, args) || !int_argument(env, args[0], &interface)) return misuse(env);
+  napi_value handle = open_socket(env, AF_PACKET, 0);
+  Socket *s;
+  if (!handle || !socket_argument(env, handle, &s)) return handle;
+  struct sockaddr_ll address = {
+      .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ARP), .sll_ifindex = interface};
+  if (bind(s->fd, (struct sockaddr *)&address, sizeof address) == 0) return handle;
+  int error = errno;
+  close_socket(s);
+  return result(env, -error);
+}
+
 /* setOption(handle, level, option, value): 0 or -errno */
 static napi_value set_option(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
@@ -186,7 +204,7 @@ static napi_value bind_netlink(napi_env env, napi_callback_info info) {
   return result(env, address.nl_pid);
 }
 
-/* send(handle, bytes, length): 0 or -errno */
+/* send(handle, bytes, length): 0 or -errno; to the kernel, or one frame to the link */
 static napi_value send_netlink(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS];
   Socket *s;
@@ -198,9 +216,11 @@ static napi_value send_netlink(napi_env env, napi_callback_info info) {
       (size_t)length > size)
     return misuse(env);
   struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
+  bool to_kernel = s->family == AF_NETLINK;
   ssize_t sent;
   do {
-    sent = sendto(s->fd, data, (size_t)length, 0, (struct sockaddr *)&kernel, sizeof kernel);
+    sent = sendto(s->fd, data, (size_t)length, 0, to_kernel ? (struct sockaddr *)&kernel : NULL,
+                  to_kernel ? sizeof kernel : 0);
   } while (sent < 0 && errno == EINTR);
   return result(env, sent < 0 ? -errno : 0);
 }
@@ -238,6 +258,7 @@ static napi_value receive_netlink(napi_env env, napi_callback_info info) {
   union {
     struct sockaddr_nl netlink;
     struct sockaddr_in ip;
+    struct sockaddr_ll link;
   } sender;
   ssize_t length;
   do {
@@ -333,6 +354,7 @@ static napi_value trim(napi_env env, napi_callback_info info) {
 NAPI_MODULE_INIT() {
   const napi_property_descriptor functions[] = {
       {"open", NULL, open_netlink, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"openArp", NULL, open_arp, NULL, NULL, NULL, napi_enumerable, NULL},
       {"openIcmp", NULL, open_icmp, NULL, NULL, NULL, napi_enumerable, NULL},
       {"setOption", NULL, set_option, NULL, NULL, NULL, napi_enumerable, NULL},
       {"attachFilter", NULL, attach_filter, NULL, NULL, NULL, napi_enumerable, NULL},

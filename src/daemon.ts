@@ -35,7 +35,7 @@ import type { Tracing } from './netlink/trace.ts'
 import { Node } from './node.ts'
 import type { Options } from './options.ts'
 import { PAGE_PATHS } from './page/paths.ts'
-import { acquireLease, waitForConfig } from './subnet/acquire.ts'
+import { AddressTakenError, acquireLease, waitForConfig } from './subnet/acquire.ts'
 import { ConfigWatch } from './subnet/configwatch.ts'
 import { EtcdClient } from './subnet/etcd/client.ts'
 import { EndpointError, parseEndpoints } from './subnet/etcd/endpoints.ts'
@@ -44,7 +44,7 @@ import { TlsFilesError } from './subnet/etcd/tls.ts'
 import { LeaseKeeper, LeaseLostError } from './subnet/keeper.ts'
 import { readSubnetFile } from './subnetfile.ts'
 import type { Systemd } from './systemd.ts'
-import { UnderlayWatcher, underlayAddresses } from './underlay.ts'
+import { findRival, UnderlayWatcher, underlayAddresses } from './underlay.ts'
 import type { View } from './view.ts'
 
 /** What cannot be helped by trying again: one line for the operator, and exit status 1. */
@@ -164,6 +164,7 @@ async function startAndRun({
       },
       previousSubnet: previous.subnet,
       underlay: underlayAddresses(rtnl, current, network),
+      findRival: () => findRival({ rtnl, underlay: current, clock, log, signal }),
       signal,
       clock,
       log,
@@ -312,6 +313,13 @@ function fatal(error: unknown): unknown {
   if (error instanceof DeviceError || error instanceof NetlinkError) {
     return new FatalError(`Error registering network: ${error.message}`)
   }
-  const whole = [InterfaceError, BackendError, HealthEndpointError, LeaseLostError, NativeError]
+  const whole = [
+    AddressTakenError,
+    InterfaceError,
+    BackendError,
+    HealthEndpointError,
+    LeaseLostError,
+    NativeError,
+  ]
   return whole.some((kind) => error instanceof kind) ? new FatalError((error as Error).message) : error
 }

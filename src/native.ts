@@ -12,6 +12,7 @@ import { getSystemErrorName } from 'node:util'
 interface Addon {
   open(protocol: number): object | number
   openIcmp(): object | number
+  openArp(index: number): object | number
   setOption(handle: object, level: number, option: number, value: number): number
   attachFilter(handle: object, program: Uint8Array): number
   bind(handle: object): number
@@ -70,7 +71,7 @@ export class NativeSocket {
     return this.#addon.bind(this.#open())
   }
 
-  /** Sends the first `length` bytes to the kernel as one datagram. Returns 0 or a negative errno. */
+  /** Sends the first `length` bytes as one datagram, to the kernel or the link. Returns 0 or a negative errno. */
   send(bytes: Uint8Array, length: number = bytes.length): number {
     if (!(bytes instanceof Uint8Array) || !Number.isInteger(length) || length < 0 || length > bytes.length) {
       throw new TypeError('send takes bytes, and a length within them')
@@ -124,6 +125,12 @@ export function openNetlinkSocket(protocol: number, addon: Addon = loadAddon()):
 /** Opens a raw socket for ICMP in IPv4. It receives whole packets. Returns it or a negative errno. */
 export function openIcmpSocket(addon: Addon = loadAddon()): NativeSocket | number {
   const handle = addon.openIcmp()
+  return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)
+}
+
+/** Opens a raw socket for the ARP frames of one interface. Returns it or a negative errno. */
+export function openArpSocket(index: number, addon: Addon = loadAddon()): NativeSocket | number {
+  const handle = addon.openArp(int32(index))
   return typeof handle === 'number' ? handle : new NativeSocket(addon, handle)
 }
 

@@ -1,4 +1,7 @@
+import { getSystemErrorName } from 'node:util'
+import { probe } from './arp.ts'
 import type { Underlay } from './backend/backend.ts'
+import type { Clock } from './clock.ts'
 import {
   chooseInterface,
   type ExternalInterface,
@@ -6,11 +9,13 @@ import {
   InterfaceError,
   readNetworkView,
 } from './iface.ts'
-import { contains, formatIpv4, type Subnet } from './ip.ts'
+import { contains, formatIpv4, type MacAddress, type Subnet, subnetOf } from './ip.ts'
 import type { Logger } from './log.ts'
+import { openArpSocket } from './native.ts'
 import { dumpAddresses } from './netlink/address.ts'
 import type { Rtnl } from './netlink/conn.ts'
 import { NetlinkError } from './netlink/errors.ts'
+import { dumpLinks } from './netlink/link.ts'
 import type { InterfaceAddress } from './subnet/validate.ts'
 
 /** Milliseconds: the notifications of one change of an interface come in groups. */
@@ -89,6 +94,42 @@ export function underlayAddresses(rtnl: Rtnl, { index }: Underlay, network: Subn
     if (typeof address !== 'number') return []
     return of.index === index || !contains(network, address) ? [{ address, length }] : []
   })
+}
+
+/**
+ * The MAC of another machine on the link that answers for the public IP; undefined when none does, and when nobody there can
+ * be asked: an address that lies beyond a router, an interface without a MAC. Throws NetlinkError.
+ */
+export async function findRival(parts: {
+  readonly rtnl: Rtnl
+  readonly underlay: Underlay
+  readonly clock: Clock
+  readonly log: Logger
+  readonly signal: AbortSignal
+}): Promise<MacAddress | undefined> {
+  const { rtnl, underlay, clock, log, signal } = parts
+  const { index, publicIP } = underlay
+  const onLink = rtnl.dump(dumpAddresses({ family: 4 })).some(({ index: of, address, length }) => {
+    // A prefix of 32 bits has no link; what answers there are routers, for everybody.
+    if (of !== index || typeof address !== 'number' || length === 32) return false
+    return contains(subnetOf(address, length), publicIP)
+  })
+  const links = rtnl.dump(dumpLinks())
+  const mac = links.find((link) => link.index === index)?.mac
+  if (!onLink || mac === undefined) return undefined
+  const socket = openArpSocket(index)
+  if (typeof socket === 'number') {
+    log.info(
+      `cannot ask the link whether another machine has this node's address: ${getSystemErrorName(socket)}`,
+    )
+    return undefined
+  }
+  try {
+    const own = new Set(links.flatMap((link) => link.mac ?? []))
+    return await probe({ socket, mac, address: publicIP, own, clock, signal })
+  } finally {
+    socket.close()
+  }
 }
 
 function describe({ name, address, mtu, publicIP }: ExternalInterface): string {

@@ -1,11 +1,19 @@
 import type { Clock } from '../clock.ts'
-import { formatIpv4, formatSubnet, type Ipv4, overlaps, type Subnet, sameSubnet } from '../ip.ts'
+import {
+  formatIpv4,
+  formatSubnet,
+  type Ipv4,
+  type MacAddress,
+  overlaps,
+  type Subnet,
+  sameSubnet,
+} from '../ip.ts'
 import type { Logger } from '../log.ts'
 import { chooseSubnet } from './allocate.ts'
 import { type NetworkConfig, parseNetworkConfig } from './config.ts'
 import { EcodeKeyNotFound, EcodeNodeExist, EcodeTestFailed, isEtcdCode } from './etcd/error.ts'
 import type { Lease, LeaseAttributes } from './lease.ts'
-import { claimedSubnet } from './leasecodec.ts'
+import { claimedSubnet, leaseKey } from './leasecodec.ts'
 import { Outage, reasonOf } from './outage.ts'
 import { type ConfigText, LEASE_TTL_SECONDS, type LeaseList, type Registry } from './registry.ts'
 import { sameAttributes } from './table.ts'
@@ -20,6 +28,8 @@ export interface AcquireOptions {
   /** What an earlier run of this node had, from the subnet file. */
   readonly previousSubnet: Subnet | undefined
   readonly underlay: readonly InterfaceAddress[]
+  /** Looks for another machine that has our public IP; resolves to its MAC address, or undefined. */
+  readonly findRival: () => Promise<MacAddress | undefined>
   readonly signal: AbortSignal
   readonly clock: Clock
   readonly log: Logger
@@ -75,7 +85,7 @@ export async function waitForConfig(
 /**
  * Gets a lease for this node: the one that its public IP has already, else the previous subnet if that is free, else
  * a free subnet. It goes on trying while etcd fails or no subnet is free, logging the reason once and then
- * counting, and rejects only when aborted. Only leases of this node's public IP are ever written over or deleted.
+ * counting, and rejects only when aborted, or with an AddressTakenError. Only leases of this node's public IP are ever written over or deleted.
  */
 export async function acquireLease(options: AcquireOptions): Promise<AcquiredLease> {
   const { registry, signal, clock, log } = options
@@ -95,6 +105,7 @@ export async function acquireLease(options: AcquireOptions): Promise<AcquiredLea
       pause = CONFLICT_PAUSE_MS * Math.min(50, ++attempts.conflicts)
     } catch (error) {
       signal.throwIfAborted()
+      if (error instanceof AddressTakenError) throw error
       outage.fail(`Couldn't acquire a lease, trying again: ${reasonOf(error)}`)
       pause =
         error instanceof OutOfSubnets
@@ -104,6 +115,19 @@ export async function acquireLease(options: AcquireOptions): Promise<AcquiredLea
     // Half of the pause is a matter of chance: a fleet that starts at once should not meet again and again.
     await clock.sleep(pause * (0.5 + Math.random() / 2), signal)
     signal.throwIfAborted()
+  }
+}
+
+/** Two machines have one public IP, and the lease of it is perhaps the other's. One line that names both. */
+export class AddressTakenError extends Error {
+  override readonly name = 'AddressTakenError'
+
+  constructor(publicIP: Ipv4, rival: MacAddress, subnet: Subnet) {
+    super(
+      `Public IP ${formatIpv4(publicIP)} is in use by another machine, ${rival}, and nothing tells that its lease ` +
+        `${leaseKey(subnet)} is this node's: give every node its own address or -public-ip; if no flanneld runs on that ` +
+        'machine, delete the key and start again',
+    )
   }
 }
 
@@ -134,6 +158,11 @@ class Attempt {
   /** Undefined when somebody else was faster. */
   async run(list: LeaseList): Promise<Lease | undefined> {
     const own = list.leases.filter(({ attributes }) => attributes.publicIP === this.#publicIP)
+    const [first] = own
+    if (first !== undefined && !own.some((lease) => this.#isKnown(lease))) {
+      const rival = await this.#options.findRival()
+      if (rival !== undefined) throw new AddressTakenError(this.#publicIP, rival, first.subnet)
+    }
     const fit = own.filter(({ subnet }) => this.#fits(subnet)).sort((a, b) => this.#rank(a) - this.#rank(b))
     const [best] = fit
     if (best !== undefined) return await this.#reuse(best, fit.slice(1))
@@ -174,7 +203,10 @@ class Attempt {
   #isKnown({ subnet, attributes }: Lease): boolean {
     const { previousSubnet } = this.#options
     if (previousSubnet !== undefined && sameSubnet(subnet, previousSubnet)) return true
-    return sameAttributes(attributes, this.#options.attributes(undefined))
+    // Only data of a device or a key are a node's own; without any, all leases of a public IP look the same.
+    return (
+      attributes.backendData !== undefined && sameAttributes(attributes, this.#options.attributes(undefined))
+    )
   }
 
   /** Of several leases that are ours, the one used last, then a reservation, then the lowest. */

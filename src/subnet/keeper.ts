@@ -10,8 +10,8 @@
  *   ours, as written             a renewal whose answer we missed, or a changed TTL: adopt it
  *   ours, but other data,        somebody with our public IP wrote it: put it right once, and if it happens again
  *   or unreadable, or with       within 10 minutes, say so loudly and leave it be until the next renewal; but if we
- *   a full term not of our       have only just taken this lease over, it belongs to a node that lives: lost
- *   making
+ *   a full term, or again with   have only just taken this lease over, it belongs to a node that lives: lost
+ *   none, not of our making
  *
  * Two nodes with one public IP would otherwise share a lease in silence, since the second finds "its" lease at its start
  * and takes it over. The first one sees that, writes again, and thereby tells the second.
@@ -302,9 +302,10 @@ export class LeaseKeeper {
     }
   }
 
-  /** Whether another daemon, which thinks that this is its lease, has begun a new term. */
-  #isTakenOver({ modifiedIndex, ttl = 0 }: Lease): boolean {
-    return modifiedIndex > this.#lease.modifiedIndex && ttl >= FRESH_TTL && !this.#unanswered
+  /** Whether another daemon, which thinks that this is its lease, has begun a new term, or wrote a reservation again. */
+  #isTakenOver({ modifiedIndex, ttl }: Lease): boolean {
+    const begun = ttl === undefined ? this.#lease.ttl === undefined : ttl >= FRESH_TTL
+    return begun && modifiedIndex > this.#lease.modifiedIndex && !this.#unanswered
   }
 
   async #claimAgain(signal: AbortSignal): Promise<void> {

@@ -113,6 +113,7 @@ describe.each([
     const loose = addon as unknown as Record<string, (...values: unknown[]) => unknown>
     for (const name of [
       'open',
+      'openArp',
       'setOption',
       'attachFilter',
       'bind',

@@ -1,4 +1,4 @@
-/** Leases that run out, are taken, or are claimed twice, with real daemons, a real etcd and real pods. */
+/** Leases that run out or are taken, with real daemons, a real etcd and real pods. */
 import { isDeepStrictEqual } from 'node:util'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { statusOf } from './control.ts'
@@ -145,53 +145,6 @@ describe('the lease of a peer that lives runs out', () => {
     await peer.stop()
     await lab.etcd.delete(keys[1] ?? '')
     await settled(lab, daemon, 1)
-  })
-})
-
-describe('two nodes with one public IP', () => {
-  const args = ['-public-ip', '10.77.9.9']
-
-  const refused = async (first: Daemon, second: Daemon): Promise<void> => {
-    expect(await second.exited()).toEqual({ code: 1, signal: null })
-    expect(errors(second).at(-1)).toMatch(
-      / a running node holds it that has the public IP 10\.77\.9\.9 too; give every node its own -public-ip$/,
-    )
-    await first.waitLog(/ warn .*was overwritten, putting it right: .*same public IP 10\.77\.9\.9/)
-    expect(first.running).toBe(true)
-    await settled(lab, first, 1, { local: lab.address(1) })
-  }
-
-  test('the second finds the lease of the first, takes it for its own, and gives way', async () => {
-    const first = await lab.daemon(1, { args })
-    await first.waitReady()
-    const before = await lab.etcd.get(keyOf(first))
-    const second = await lab.daemon(2, { args })
-    await refused(first, second)
-    expect((await lab.etcd.get(keyOf(first)))?.value).toBe(before?.value)
-    expect(await lab.etcd.leases()).toHaveLength(1)
-  })
-
-  test('the second has a device, and so a MAC, of its own', async () => {
-    const first = await lab.daemon(1, { args })
-    await first.waitReady()
-    await lab
-      .node(2)
-      .ip('link add flannel.1 address 02:00:00:00:00:22 type vxlan id 1 dev eth0 dstport 8472 nolearning')
-    const second = await lab.daemon(2, { args })
-    await refused(first, second)
-  })
-
-  test('a node that starts again with an empty disk is no second node', async () => {
-    const first = await lab.daemon(1, { args })
-    await first.waitReady()
-    const key = first.leaseKey()
-    await first.stop('SIGKILL')
-    await lab.node(1).ip('link del flannel.1')
-    const again = await lab.daemon(1, { args, runDir: `${lab.dir}/empty` })
-    await again.waitReady()
-    expect(again.leaseKey()).toBe(key)
-    await settled(lab, again, 1)
-    expect(again.log()).not.toMatch(/ (warn|error) .*Lease/)
   })
 })
 

@@ -58,6 +58,7 @@ function acquire(more: Partial<AcquireOptions> = {}): Promise<AcquiredLease> {
     attributes: () => OWN,
     previousSubnet: undefined,
     underlay: [],
+    findRival: async () => undefined,
     signal: stop.signal,
     clock: systemClock,
     log,
@@ -172,9 +173,38 @@ describe('a lease this node has', () => {
       true,
     ],
     ['that says what our device says was ours', OWN_VALUE, {}, false],
+    [
+      'that says what all devices of its kind say was perhaps taken over',
+      OLD_VALUE,
+      { attributes: () => ({ ...OWN, backendType: 'host-gw', backendData: undefined }) },
+      true,
+    ],
   ])('%s', async (_, value, more, takenOver) => {
     put('10.5.9.0-24', value, 100)
     expect((await acquire(more)).takenOver).toBe(takenOver)
+  })
+
+  it.each([
+    ['runs out', 100],
+    ['is a reservation', undefined],
+  ])(
+    'and %s is not touched when another machine has its address, unless it is known as ours',
+    async (_, ttl) => {
+      const findRival = async (): Promise<string> => '02:00:00:00:00:99'
+      put('10.5.9.0-24', OLD_VALUE, ttl)
+      await expect(acquire({ findRival })).rejects.toThrow(
+        'Public IP 192.168.77.1 is in use by another machine, 02:00:00:00:00:99, and nothing tells that its lease 10.5.9.0-24',
+      )
+      expect(writes()).toEqual([])
+      await acquire({ findRival, previousSubnet: subnet('10.5.9.0/24') })
+      expect(etcd.get(`${SUBNETS}/10.5.9.0-24`)).toBe(OWN_VALUE)
+    },
+  )
+
+  it('that does not fit is not deleted either when another machine has its address', async () => {
+    put('10.5.8.0-23', OLD_VALUE, 100)
+    await expect(acquire({ findRival: async () => '02:00:00:00:00:99' })).rejects.toThrow('10.5.8.0-23')
+    expect(writes()).toEqual([])
   })
 
   it('stays a reservation if it is one', async () => {

@@ -325,14 +325,29 @@ describe('a twin that takes the lease over without changing it', () => {
     expect(puts()).toBe(2)
   })
 
-  it('gives way itself: it took the lease over a moment ago', async () => {
-    await keep({ takenOver: true })
+  it('is answered when it writes a reservation again, too, which stays one', async () => {
+    await keep({ ttl: 'none' })
     await settled()
-    takeOver()
+    const index = etcd.put(KEY, OWN_VALUE)
+    await until('our write', () => keeper.lease.modifiedIndex > index)
+    expect(
+      log.matching(/^warn Lease .* overwritten, .* same public IP 192\.168\.77\.1 has taken it over/),
+    ).toHaveLength(1)
+    expect(etcd.ttl(KEY)).toBeUndefined()
+  })
+
+  it.each([
+    ['a lease', undefined, 86_400],
+    ['a reservation', 'none', undefined],
+  ] as const)('gives way itself: it took %s over a moment ago', async (_, ttl, theirs) => {
+    await keep({ takenOver: true, ...(ttl === undefined ? {} : { ttl }) })
+    await settled()
+    const before = puts()
+    etcd.put(KEY, OWN_VALUE, theirs === undefined ? {} : { ttl: theirs })
     await expect(running).rejects.toThrow(
       /^Lease has been revoked\..* a running node holds it that has the public IP 192\.168\.77\.1 too; give every node its own -public-ip$/,
     )
-    expect(puts()).toBe(1)
+    expect(puts()).toBe(before)
   })
 
   it('does not give way an hour later', async () => {

@@ -69,6 +69,7 @@ describe('acquiring and keeping a lease in a real etcd', () => {
       attributes: () => own,
       previousSubnet: more.previous === undefined ? undefined : subnet(more.previous),
       underlay: [],
+      findRival: async () => undefined,
       signal: stop.signal,
       clock: systemClock,
       log,
