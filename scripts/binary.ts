@@ -20,9 +20,9 @@ export function buildBinary(architecture: Architecture, target: string): void {
   const parts = `${target}.parts`
   mkdirSync(parts, { recursive: true })
   const node = join(nodePackage(architecture), 'bin/node')
-  const assets = ['flanneld.cjs', 'flanneld.cache', 'tools.cjs', 'jsonlog.cjs', 'flannel.node']
-  for (const name of ['start.cjs', 'flanneld.cjs', 'tools.cjs', 'jsonlog.cjs'])
-    copyFileSync(join(root, 'dist', name), join(parts, name))
+  const bundles = ['flanneld.cjs', 'tools.cjs', 'jsonlog.cjs', 'probe.cjs']
+  const assets = [...bundles, 'flanneld.cache', 'flannel.node']
+  for (const name of ['start.cjs', ...bundles]) copyFileSync(join(root, 'dist', name), join(parts, name))
   writeCodeCache([...emulator(architecture), node], join(parts, 'flanneld.cache'))
   buildAddon({ cc: tool(architecture, 'gcc'), out: join(parts, 'flannel.node') })
   const config = {

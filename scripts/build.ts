@@ -13,12 +13,12 @@ const root = dirname(import.meta.dirname)
 const dist = join(root, 'dist')
 
 /** Bundles of their own, loaded when they are needed: few daemons need them, and every start reads the main one. */
-const APART = ['tools', 'jsonlog']
+const APART = ['tools', 'jsonlog', 'probe']
 
 const apart: Plugin = {
   name: 'apart',
   setup({ onResolve }) {
-    onResolve({ filter: /^\.\/(tools|jsonlog)\.ts$/ }, ({ path }) => ({
+    onResolve({ filter: new RegExp(`^\\./(${APART.join('|')})\\.ts$`) }, ({ path }) => ({
       path: path.replace(/ts$/, 'cjs'),
       external: true,
     }))

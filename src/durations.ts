@@ -5,14 +5,20 @@ export const DURATION_BOUNDS = [
 
 /** How long something took, each time it was done: a histogram that costs one addition a time, whoever reads it. */
 export class Durations {
-  readonly #buckets = new Array<number>(DURATION_BOUNDS.length + 1).fill(0)
+  readonly bounds: readonly number[]
+  readonly #buckets: number[]
   #seconds = 0
   #count = 0
+
+  constructor(bounds: readonly number[] = DURATION_BOUNDS) {
+    this.bounds = bounds
+    this.#buckets = new Array<number>(bounds.length + 1).fill(0)
+  }
 
   add(milliseconds: number): void {
     const seconds = milliseconds / 1000
     let bucket = 0
-    while (seconds > (DURATION_BOUNDS[bucket] ?? Number.POSITIVE_INFINITY)) bucket++
+    while (seconds > (this.bounds[bucket] ?? Number.POSITIVE_INFINITY)) bucket++
     this.#buckets[bucket] = (this.#buckets[bucket] ?? 0) + 1
     this.#seconds += seconds
     this.#count++
@@ -27,7 +33,7 @@ export class Durations {
     return this.#seconds
   }
 
-  /** How many took at most each bound, in the order of `DURATION_BOUNDS`, and last how many there were. */
+  /** How many took at most each bound, in the order of `bounds`, and last how many there were. */
   cumulative(): number[] {
     let sum = 0
     return this.#buckets.map((count) => (sum += count))

@@ -4,7 +4,7 @@
  * endpoints, so that there are as many series in a cluster of thousands as in one of three.
  */
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client'
-import { DURATION_BOUNDS, type Durations } from './durations.ts'
+import type { Durations } from './durations.ts'
 import { type Routes, sendText } from './http.ts'
 import { LEVELS } from './log.ts'
 import type { Status } from './status.ts'
@@ -209,6 +209,37 @@ class Metrics {
       [{}, status().etcd.watch?.snapshots ?? 0],
     ])
 
+    this.#gauge(
+      'probe_peers',
+      'Peers that answer pings over the overlay (reachable), have lost 3 in a row (unreachable), or have not told yet (pending); ' +
+        'missing without -peer-probe-interval. Alert when any are unreachable for 5 minutes.',
+      ['state'],
+      () => {
+        const { probes } = status()
+        if (probes === null) return []
+        return (['reachable', 'unreachable', 'pending'] as const).map((state) => [{ state }, probes[state]])
+      },
+    )
+    this.#histogram(
+      'probe_rtt_seconds',
+      'Round trips of answered pings, as the daemon sees them. Alert when the 99th percentile leaves what your network has.',
+      [],
+      () => (parts.prober === undefined ? [] : [[{}, parts.prober.rtts]]),
+    )
+    this.#counter(
+      'probe_pings_total',
+      'Pings of peers by outcome: answered, or lost (no answer until the next). Alert on a steady share of lost: packets are dropped.',
+      ['outcome'],
+      () => {
+        const { prober } = parts
+        if (prober === undefined) return []
+        return [
+          [{ outcome: 'answered' }, prober.rtts.count],
+          [{ outcome: 'lost' }, prober.lost],
+        ]
+      },
+    )
+
     this.#counter('firewall_checks_total', 'Looks at the firewall rules that went well.', [], () => [
       [{}, status().firewall.checks],
     ])
@@ -278,7 +309,7 @@ class Histogram {
     const { name, help, type, aggregator } = this
     const values = this.#samples().flatMap(([labels, durations]) => {
       const buckets = durations.cumulative().map((value, i) => ({
-        labels: { le: DURATION_BOUNDS[i] ?? '+Inf', ...labels },
+        labels: { le: durations.bounds[i] ?? '+Inf', ...labels },
         value,
         metricName: `${name}_bucket`,
       }))

@@ -41,6 +41,7 @@ export interface NodeParts {
 /** Milliseconds. */
 const STATUS_PERIOD = 5_000
 const FILE_RETRY = 5_000
+const PROBE_ROUND = 60_000
 /** What a round of the watch may take: a long poll that stays without news, and several endpoints that do not answer. */
 const WATCH_ROUND = 10 * 60_000
 
@@ -80,7 +81,7 @@ export class Node {
       keeper.run(signal),
       configWatch.run(signal),
       this.#follow(signal, start.list),
-      this.#getReady(signal),
+      this.#getReady(signal).then(() => this.#probePeers(signal)),
       network.run(signal),
       walled.then(() => firewall.run(signal)),
       this.#tellStatus(signal),
@@ -164,6 +165,33 @@ export class Node {
     if (signal.aborted) return
     await this.#parts.systemd.ready(signal)
     this.#parts.view.becameReady()
+  }
+
+  /** Pings the peers, if that is wanted and can be; a start does not wait for it. */
+  async #probePeers(signal: AbortSignal): Promise<void> {
+    const { options, log, clock, view, network, config } = this.#parts
+    const { answers } = network
+    if (options.peerProbeSeconds === 0 || signal.aborted) return
+    if (answers === undefined) {
+      log.warn(
+        `-peer-probe-interval has no effect: nothing of a peer answers pings over backend ${config.backendType}`,
+      )
+      return
+    }
+    const { openProber } = await import('./probe.ts')
+    const heartbeat = new Heartbeat('peer probes', clock, PROBE_ROUND)
+    const prober = openProber({
+      clock: heartbeat,
+      log,
+      interval: options.peerProbeSeconds * 1000,
+      peers: () =>
+        Array.from(this.#table.leases(), ({ subnet, attributes: { publicIP } }) => ({ subnet, publicIP })),
+      addressOf: ({ subnet, publicIP }) => (answers === 'device' ? subnet.address : publicIP),
+    })
+    if (prober === undefined) return
+    view.parts.prober = prober
+    view.pulses.push(heartbeat)
+    await prober.run(signal)
   }
 
   /** Writes subnet.env and Docker's options, trying again until both are there. */

@@ -166,6 +166,13 @@ export const optionTable = {
     default: 0,
     help: "port of Prometheus' /metrics and of the page; 0 or less for none but those on -healthz-port",
   },
+  'peer-probe-interval': {
+    group: 'insight',
+    type: 'int',
+    default: 0,
+    range: { min: 0, max: maxSeconds, unit: 'seconds' },
+    help: 'seconds between two pings of each peer over the overlay, for status, metrics and page; 0 for none',
+  },
   'control-socket': {
     group: 'insight',
     type: 'string',
@@ -273,6 +280,8 @@ export interface Options {
   readonly healthz: { readonly ip: string; readonly port: number } | undefined
   /** undefined when metrics have no endpoint of their own. */
   readonly metrics: { readonly ip: string; readonly port: number } | undefined
+  /** Seconds between two pings of a peer; 0 for none. */
+  readonly peerProbeSeconds: number
   /** Path of the control socket; '' for none. */
   readonly controlSocket: string
   readonly log: { readonly format: 'text' | 'json'; readonly level: Level }
@@ -434,6 +443,7 @@ function toOptions(
     healthz: port > 0 ? { ip: values['healthz-ip'], port } : undefined,
     metrics:
       values['metrics-port'] > 0 ? { ip: values['metrics-ip'], port: values['metrics-port'] } : undefined,
+    peerProbeSeconds: values['peer-probe-interval'],
     controlSocket: values['control-socket'],
     log: { format: checked.format, level: checked.level },
   }

@@ -78,6 +78,8 @@ export interface Status {
     readonly skippedList: readonly { readonly key: string; readonly reason: string }[]
   }
   readonly kernel: KernelStatus | null
+  /** null: peers are not pinged. */
+  readonly probes: ProbeStatus | null
   readonly loops: readonly LoopStatus[]
 }
 
@@ -134,6 +136,18 @@ export interface KernelStatus {
   readonly trouble: string | null
 }
 
+export interface ProbeStatus {
+  readonly intervalSeconds: number
+  /** Begun so far. */
+  readonly rounds: number
+  /** Peers by what the pings say; `pending` until an answer or a loss can tell. */
+  readonly reachable: number
+  readonly unreachable: number
+  readonly pending: number
+  /** The last round trips of those that are reachable; null without any. */
+  readonly rttMs: { readonly least: number; readonly median: number; readonly most: number } | null
+}
+
 export interface LoopStatus {
   readonly loop: string
   /** null: it has not begun. */
@@ -153,6 +167,8 @@ export interface PeerLine {
   readonly entries: Readonly<Record<string, string>>
   /** When its lease last changed; null when that was before this daemon's first list. */
   readonly changedAt: string | null
+  /** What the pings say of it: `reachable` is null until they can tell. null: peers are not pinged. */
+  readonly probe: { readonly reachable: boolean | null; readonly rttMs: number | null } | null
 }
 
 interface Round {
@@ -229,6 +245,18 @@ export interface StatusSources {
         readonly size: number
         readonly badCount: number
         bad(): Iterable<{ readonly key: string; readonly reason: string }>
+      }
+    | undefined
+  readonly prober?:
+    | {
+        readonly interval: number
+        readonly rounds: number
+        readonly summary: {
+          readonly reachable: number
+          readonly unreachable: number
+          readonly pending: number
+          readonly rtt: { readonly least: number; readonly median: number; readonly most: number } | undefined
+        }
       }
     | undefined
   /** Whether the files for Docker and others are written. */
@@ -316,6 +344,7 @@ export function buildStatus(from: StatusSources): Status {
     etcd: { endpoints: endpointsOf(from, now), watch: watchOf(from, now) },
     leases: leasesOf(from),
     kernel: overlay ? kernelOf(overlay, now) : null,
+    probes: probesOf(from),
     loops: from.pulses.map((pulse) => loopOf(pulse, now)),
   }
 }
@@ -350,8 +379,19 @@ export function healthOf(from: StatusSources): Health {
   return { alive: late.length === 0, ready: reasons.length === 0, stuckLoops, reasons }
 }
 
+/** What the pings say of a peer. */
+export interface ProbeSource {
+  readonly reachable: boolean | undefined
+  /** Milliseconds, of the last answer. */
+  readonly rtt: number | undefined
+}
+
 /** One peer as a line of GET /peers. */
-export function peerLine(peer: PeerSource, changedAt: number | undefined): PeerLine {
+export function peerLine(
+  peer: PeerSource,
+  changedAt: number | undefined,
+  probed?: ProbeSource | undefined,
+): PeerLine {
   return {
     subnet: formatSubnet(peer.subnet),
     publicIP: formatIpv4(peer.publicIP),
@@ -359,11 +399,13 @@ export function peerLine(peer: PeerSource, changedAt: number | undefined): PeerL
     route: peer.route,
     entries: peer.entries as PeerLine['entries'],
     changedAt: changedAt === undefined ? null : new Date(changedAt).toISOString(),
+    probe: probed ? { reachable: probed.reachable ?? null, rttMs: roundOrNull(probed.rtt) } : null,
   }
 }
 
-/** Whether all that a peer needs is in the kernel. */
-export function isSound({ route, entries }: PeerSource): boolean {
+/** Whether all that a peer needs is in the kernel, and it is not known to be out of reach. */
+export function isSound({ route, entries }: PeerSource, probed?: ProbeSource | undefined): boolean {
+  if (probed?.reachable === false) return false
   return route !== 'none' && Object.values(entries).every((state) => state === 'ok')
 }
 
@@ -409,6 +451,17 @@ function kernelOf({ status, history }: NetworkSource, now: number): KernelStatus
   }
 }
 
+function probesOf({ prober }: StatusSources): ProbeStatus | null {
+  if (prober === undefined) return null
+  const { reachable, unreachable, pending, rtt } = prober.summary
+  return {
+    intervalSeconds: prober.interval / 1000,
+    rounds: prober.rounds,
+    ...{ reachable, unreachable, pending },
+    rttMs: rtt ? { least: round(rtt.least), median: round(rtt.median), most: round(rtt.most) } : null,
+  }
+}
+
 function roundOf(of: Round | undefined, now: number): RoundStatus | null {
   return of === undefined
     ? null
@@ -431,6 +484,10 @@ function first<T>(count: number, of: Iterable<T>): T[] {
     taken.push(each)
   }
   return taken
+}
+
+function roundOrNull(n: number | undefined): number | null {
+  return n === undefined ? null : round(n)
 }
 
 function seconds(ms: number): number {

@@ -7,6 +7,7 @@ import type { Level, LeveledLogger } from './log.ts'
 import type { Firewall } from './masq/firewall.ts'
 import type { Rtnl } from './netlink/conn.ts'
 import type { Monitor } from './netlink/monitor.ts'
+import type { Prober } from './probe.ts'
 import {
   buildStatus,
   type Health,
@@ -43,6 +44,7 @@ export interface ViewedParts {
   network?: Network
   table?: LeaseTable
   watch?: WatchProgress
+  prober?: Prober
 }
 
 /**
@@ -140,9 +142,10 @@ export class View {
     for (const wanted of [false, true]) {
       for (const peer of this.#peers()) {
         if (left <= 0) return
-        if (isSound(peer) !== wanted) continue
+        const probed = this.parts.prober?.of(peer)
+        if (isSound(peer, probed) !== wanted) continue
         left--
-        yield peerLine(peer, this.#changed.get(subnetKey(peer.subnet)))
+        yield peerLine(peer, this.#changed.get(subnetKey(peer.subnet)), probed)
       }
     }
   }

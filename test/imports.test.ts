@@ -32,6 +32,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'native.ts': [],
   'icmp.ts': ['ip', 'native'],
   'ping.ts': ['icmp', 'ip'],
+  'probe.ts': ['clock', 'durations', 'icmp', 'ip', 'log', 'native'],
   'memory.ts': [],
   'goflag.ts': [],
   'options.ts': ['goflag', 'commands/names', 'ip', 'log'],

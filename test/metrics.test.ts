@@ -66,8 +66,14 @@ async function makeView(): Promise<View> {
       lastError: undefined,
     },
   }
+  const rtts = new Durations([0.0005, 0.001])
+  for (const ms of [0.3, 0.6, 4]) rtts.add(ms)
+  const prober = {
+    ...{ interval: 10_000, lost: 3, rounds: 4, rtts },
+    summary: { reachable: 5, unreachable: 1, pending: 2, rtt: { least: 0.3, median: 0.6, most: 4 } },
+  }
   // Only what the view looks at is there.
-  Object.assign(view.parts, parts as unknown as ViewedParts)
+  Object.assign(view.parts, { ...parts, prober } as unknown as ViewedParts)
   view.pulses.push({ loop: 'firewall', last: 0, due: systemClock.now() - 5_000 })
   return view
 }
@@ -119,6 +125,14 @@ it.each([
   'flannel_watch_index 42',
   'flannel_watch_failures_total 8',
   'flannel_watch_snapshots_total 1',
+  'flannel_probe_peers{state="reachable"} 5',
+  'flannel_probe_peers{state="unreachable"} 1',
+  'flannel_probe_peers{state="pending"} 2',
+  'flannel_probe_rtt_seconds_bucket{le="0.0005"} 1',
+  'flannel_probe_rtt_seconds_bucket{le="0.001"} 2',
+  'flannel_probe_rtt_seconds_bucket{le="+Inf"} 3',
+  'flannel_probe_pings_total{outcome="answered"} 3',
+  'flannel_probe_pings_total{outcome="lost"} 3',
   'flannel_firewall_checks_total 5',
   'flannel_firewall_repairs_total 2',
   'flannel_firewall_failures_total 1',

@@ -46,6 +46,7 @@ const flags: [string, string, (o: Options) => unknown, unknown][] = [
   ['log-level', 'warn', (o) => o.log.level, 'warn'],
   ['metrics-port', '9100', (o) => o.metrics, { ip: '0.0.0.0', port: 9100 }],
   ['metrics-ip', '::1', (o) => o.metrics, undefined],
+  ['peer-probe-interval', '10', (o) => o.peerProbeSeconds, 10],
   ['control-socket', '/c', (o) => o.controlSocket, '/c'],
   ['v', '4', (o) => o.log.level, 'trace'],
   ['vmodule', 'x=2', (o) => o.log.level, 'info'],
@@ -89,6 +90,7 @@ test('defaults', () => {
     dockerOpts: { file: '/run/flannel/docker', key: 'DOCKER_NETWORK_OPTIONS' },
     healthz: undefined,
     metrics: undefined,
+    peerProbeSeconds: 0,
     controlSocket: '/run/flannel/flanneld.sock',
     log: { format: 'text', level: 'info' },
   })

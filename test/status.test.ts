@@ -147,6 +147,7 @@ it('is a plain object that says all there is', async () => {
       refusals: [],
       trouble: null,
     },
+    probes: null,
     loops: [{ loop: 'firewall', lastSecondsAgo: 1, dueInSeconds: 4, stuck: false }],
   })
 })
@@ -255,6 +256,7 @@ it('a peer is sound when it has its place and all its entries', () => {
     route: 'plain',
     entries: { route: 'ok', fdb: 'ok' },
     changedAt: '1970-01-01T00:00:00.000Z',
+    probe: null,
   })
   expect(peerLine({ ...peer, mac: undefined }, undefined)).toMatchObject({ mac: null, changedAt: null })
 })

@@ -48,7 +48,15 @@ it('lists what the leases say where a backend has no entries', () => {
   const view = new View(new ManualClock(), about)
   Object.assign(view.parts, { network: {}, table: { leases: () => [lease(7)] } })
   expect([...view.peers()]).toEqual([
-    { subnet: '10.1.7.0/24', publicIP: '192.0.2.7', mac: null, route: 'other', entries: {}, changedAt: null },
+    {
+      subnet: '10.1.7.0/24',
+      publicIP: '192.0.2.7',
+      mac: null,
+      route: 'other',
+      entries: {},
+      changedAt: null,
+      probe: null,
+    },
   ])
 })
 

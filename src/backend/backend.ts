@@ -64,6 +64,11 @@ export interface Network {
   readonly history?: ReconcilerHistory
   /** What else there is to say of the device. */
   readonly details?: Readonly<Record<string, string | number | boolean>>
+  /**
+   * What of a peer answers pings over this network: its device, which has the subnet's first address, or the node itself.
+   * undefined: nothing that is known of.
+   */
+  readonly answers?: 'device' | 'node'
   /** How every peer's entries stand; each is looked at when it is asked for. */
   peers?(): Iterable<PeerStatus>
   /** A complete list of the remote leases. */

@@ -95,6 +95,17 @@ export function renderScreen({ status, peers, colour }: Screen): string {
     row('compare', round(kernel.lastCompare, 'not as believed'))
     for (const refusal of kernel.refusals.slice(0, 5)) row('refused', refusal, 'bad')
   }
+  if (status.probes !== null) {
+    const { intervalSeconds, reachable, unreachable, pending, rttMs } = status.probes
+    const counts = [
+      `${reachable} reachable`,
+      unreachable > 0 ? `${unreachable} UNREACHABLE` : '',
+      pending > 0 ? `${pending} not known yet` : '',
+      rttMs === null ? '' : `round trip ${ms(rttMs.least)}/${ms(rttMs.median)}/${ms(rttMs.most)} ms`,
+      `every ${span(intervalSeconds)}`,
+    ]
+    row('pings', counts.filter(Boolean).join(', '), unreachable > 0 ? 'bad' : undefined)
+  }
   const skipped = leases.skipped === 0 ? '' : `, ${leases.skipped} SKIPPED`
   row('leases', `${leases.inUse} in use${skipped}`, leases.skipped > 0 ? 'bad' : undefined)
   for (const { key, reason } of leases.skippedList.slice(0, 5))
@@ -106,7 +117,10 @@ export function renderScreen({ status, peers, colour }: Screen): string {
 
 const SHORT: Readonly<Record<string, string>> = { ok: 'ok', missing: 'MISS', differs: 'DIFF' }
 
-/** `ok`, MISS for missing, DIFF for something else in its place; `-` where a peer needs none. AGE is since its last change. */
+/**
+ * `ok`, MISS for missing, DIFF for something else in its place; `-` where a peer needs none. AGE is since its last change. Where
+ * peers are pinged, the round trip has the place of the MAC, which is in the JSON, or LOST of those that do not answer.
+ */
 function peerTable(
   peers: readonly PeerLine[],
   status: Status,
@@ -116,21 +130,34 @@ function peerTable(
     [18, 15, 17, 7, 4, 4].map((width, i) => (cells[i] ?? '').padEnd(width)).join(' ') +
     ` ${(cells[6] ?? '').padEnd(4)} ${cells[7] ?? ''}`.trimEnd()
   const now = Date.parse(status.daemon.startedAt) + status.daemon.uptimeSeconds * 1000
-  const rows = peers.map(({ subnet, publicIP, mac, route, entries, changedAt }) => {
+  const pinged = status.probes !== null
+  const rows = peers.map(({ subnet, publicIP, mac, route, entries, changedAt, probe }) => {
     const states = ['neighbour', 'fdb', 'route'].map((table) => SHORT[entries[table] ?? ''] ?? '-')
     const changed = changedAt === null ? '' : span((now - Date.parse(changedAt)) / 1000, 1)
-    const text = line([subnet, publicIP, mac ?? '-', route, ...states, changed])
-    return route !== 'none' && Object.values(entries).every((state) => state === 'ok')
-      ? text
-      : paint('bad', text)
+    const text = line([subnet, publicIP, pinged ? roundTrip(probe) : (mac ?? '-'), route, ...states, changed])
+    const well = route !== 'none' && Object.values(entries).every((state) => state === 'ok')
+    return well && probe?.reachable !== false ? text : paint('bad', text)
   })
   const total = status.kernel?.peers ?? peers.length
   const rest = total - peers.length
   return [
-    paint('bold', line(['SUBNET', 'PUBLIC IP', 'VTEP MAC', 'ROUTE', 'ARP', 'FDB', 'RT', 'AGE'])),
+    paint(
+      'bold',
+      line(['SUBNET', 'PUBLIC IP', pinged ? 'PING' : 'VTEP MAC', 'ROUTE', 'ARP', 'FDB', 'RT', 'AGE']),
+    ),
     ...rows,
     ...(rest > 0 ? [paint('dim', `and ${rest} more peers; those with something amiss come first`)] : []),
   ]
+}
+
+function roundTrip(probe: PeerLine['probe']): string {
+  if (probe?.reachable === false) return 'LOST'
+  return probe?.reachable && probe.rttMs !== null ? `${ms(probe.rttMs)} ms` : '-'
+}
+
+/** Three digits that count, or more where it is slow. */
+export function ms(value: number): string {
+  return value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)
 }
 
 function round(of: RoundStatus | null, what: string): string {

@@ -97,6 +97,7 @@ const STATES = {
   missing: 'entries missing',
   differs: 'entries differ',
   none: 'another peer has its place',
+  unreachable: 'does not answer pings',
 }
 /** Up to so many peers have their subnets beside them, and up to so many a line to the middle. */
 const MOST_NAMES = 16
@@ -278,9 +279,10 @@ function paint() {
 function pick(index) {
   if (index < 0 || index >= peers.length || index === at) return
   at = index
-  const { subnet, publicIP, state, changed } = peers[at]
+  const { subnet, publicIP, state, changed, rtt } = peers[at]
+  const trip = state === 'ok' && rtt !== null ? `, answers in ${rtt} ms` : ''
   const since = changed === 0 ? '' : `, lease changed ${clock.format(changed)}`
-  picked.textContent = `${subnet} at ${publicIP}: ${STATES[state]}${since}`
+  picked.textContent = `${subnet} at ${publicIP}: ${STATES[state]}${trip}${since}`
   draw()
 }
 
@@ -365,11 +367,12 @@ async function fillMap() {
     const map = await response.json()
     edition = map.edition
     const before = peers[at]?.subnet
-    peers = map.peers.map(([subnet, publicIP, state, changed]) => ({
+    peers = map.peers.map(([subnet, publicIP, state, changed, rtt]) => ({
       subnet,
       publicIP,
       state: map.states[state],
       changed,
+      rtt,
     }))
     at = peers.findIndex(({ subnet }) => subnet === before)
     $('map').hidden = peers.length === 0

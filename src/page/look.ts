@@ -104,13 +104,15 @@ export function arrange(lines: readonly PeerLine[], edition = 1): Peers {
 }
 
 /** Changes with whatever changes peers: an apply that wrote, or a compare that found something, took a time of its own. */
-function signOf({ leases, kernel, etcd }: Status): string {
+function signOf({ leases, kernel, etcd, probes }: Status): string {
   const { lastApply, lastCompare, tables, repairs, trouble } = kernel ?? {}
   return JSON.stringify([
     leases.inUse,
     // Backends without entries have nothing but the leases.
     kernel?.lastApply ? 0 : etcd.watch?.index,
     ...[tables, repairs, trouble],
+    // Round trips are as new as the last round.
+    ...[probes?.rounds, probes?.reachable, probes?.unreachable],
     ...[lastApply, lastCompare].map((round) => (round?.entries ? [round.tookMs, round.entries] : 0)),
   ])
 }

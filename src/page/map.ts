@@ -3,7 +3,8 @@ import { PEER_STATES, stateOf } from './select.ts'
 
 /**
  * All peers as the map wants them: `{edition, states, peers}`, a peer being its subnet, public IP, position of its state in
- * `states`, and when its lease last changed (milliseconds since the epoch, 0 when before this daemon's first list).
+ * `states`, when its lease last changed (milliseconds since the epoch, 0 when before this daemon's first list), and the round trip
+ * of its last ping in milliseconds (null where there is none).
  */
 export function renderMap({ peers }: Look): string {
   return JSON.stringify({
@@ -14,6 +15,7 @@ export function renderMap({ peers }: Look): string {
       line.publicIP,
       PEER_STATES.indexOf(stateOf(line)),
       line.changedAt === null ? 0 : Date.parse(line.changedAt),
+      line.probe?.rttMs ?? null,
     ]),
   })
 }

@@ -1,4 +1,4 @@
-import { span } from '../commands/screen.ts'
+import { ms, span } from '../commands/screen.ts'
 import type { Event } from '../events.ts'
 import type { RoundStatus, Status } from '../status.ts'
 import { html, type Markup, type Part } from './html.ts'
@@ -170,7 +170,23 @@ ${tile({
           : count(repairs, 'repair'),
   tone: totals.failed > 0 || kernel?.trouble ? 'bad' : 'ok',
 })}
+${status.probes !== null && renderPings(status.probes)}
 </dl>`
+}
+
+function renderPings({ reachable, unreachable, pending, rttMs }: NonNullable<Status['probes']>): Markup {
+  return tile({
+    label: 'Answer pings',
+    value: `${number(reachable)} of ${number(reachable + unreachable + pending)}`,
+    note: [
+      unreachable > 0 ? `${number(unreachable)} lost` : '',
+      pending > 0 ? `${number(pending)} not known yet` : '',
+      rttMs === null ? '' : `${ms(rttMs.median)} ms, at most ${ms(rttMs.most)} ms`,
+    ]
+      .filter(Boolean)
+      .join(', '),
+    tone: unreachable > 0 ? 'bad' : 'ok',
+  })
 }
 
 function tile({

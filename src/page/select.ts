@@ -1,17 +1,21 @@
 import { contains, parseCidr, parseIpv4 } from '../ip.ts'
 import type { PeerLine } from '../status.ts'
 
-/** How a peer stands; `ok` is all that it needs, `none` is that another peer has its place. */
-export type PeerState = 'ok' | 'missing' | 'differs' | 'none'
+/**
+ * How a peer stands; `ok` is all that it needs, `none` is that another peer has its place, `unreachable` that all is in the kernel
+ * and yet its pings are lost.
+ */
+export type PeerState = 'ok' | 'missing' | 'differs' | 'none' | 'unreachable'
 
-export const PEER_STATES: readonly PeerState[] = ['ok', 'missing', 'differs', 'none']
+export const PEER_STATES: readonly PeerState[] = ['ok', 'missing', 'differs', 'none', 'unreachable']
 
-/** The worst of a peer's entries. */
-export function stateOf({ route, entries }: Pick<PeerLine, 'route' | 'entries'>): PeerState {
+/** The worst of a peer's entries, then what the pings say. */
+export function stateOf({ route, entries, probe }: Pick<PeerLine, 'route' | 'entries' | 'probe'>): PeerState {
   if (route === 'none') return 'none'
   const states = Object.values(entries)
   if (states.includes('missing')) return 'missing'
-  return states.every((state) => state === 'ok') ? 'ok' : 'differs'
+  if (!states.every((state) => state === 'ok')) return 'differs'
+  return probe?.reachable === false ? 'unreachable' : 'ok'
 }
 
 /** What is asked of the table of peers, out of the query of a URL. */

@@ -1,11 +1,13 @@
+import { ms } from '../commands/screen.ts'
 import type { PeerLine, Status } from '../status.ts'
 import { html, type Markup } from './html.ts'
 import { count, mark, number, time } from './parts.ts'
 import { PAGE_SIZE, type PeerState, type Query, type Selection, stateOf, writeQuery } from './select.ts'
 
-const WORDS: Readonly<Record<Exclude<PeerState, 'missing' | 'differs'>, string>> = {
+const WORDS: Readonly<Partial<Record<PeerState, string>>> = {
   ok: 'ok',
   none: 'another peer has its place',
+  unreachable: 'does not answer',
 }
 
 // Characters beyond ASCII are entities: the build cannot escape them inside a tagged template.
@@ -17,22 +19,25 @@ export function renderTable({ query, rows, found, pages }: Selection, status: St
   const first = (query.page - 1) * PAGE_SIZE + 1
   return html`<p class="found" id="found">${count(found, 'peer')}${query.text !== '' && html` for &ldquo;${query.text}&rdquo;`}${pages > 1 && html`, ${number(first)} to ${number(first + rows.length - 1)} shown`}</p>
 <div class="scroll" role="region" aria-label="Peers" tabindex="0"><table class="peers">
-<thead><tr><th scope="col">Subnet</th><th scope="col">In the kernel</th><th scope="col">Public IP</th><th scope="col">VTEP MAC</th><th scope="col">Route</th><th scope="col">Lease changed</th></tr></thead>
+<thead><tr><th scope="col">Subnet</th><th scope="col">State</th>${status.probes !== null && html`<th scope="col">Ping</th>`}<th scope="col">Public IP</th><th scope="col">VTEP MAC</th><th scope="col">Route</th><th scope="col">Lease changed</th></tr></thead>
 <tbody>
-${rows.map(renderRow)}</tbody></table></div>
+${rows.map((row) => renderRow(row, status.probes !== null))}</tbody></table></div>
 ${pages > 1 && renderPager(query, pages)}`
 }
 
-function renderRow(peer: PeerLine): Markup {
+function renderRow(peer: PeerLine, pinged: boolean): Markup {
   const state = stateOf(peer)
   const { subnet, publicIP, mac, route, changedAt } = peer
-  return html`<tr class="${state}"><th scope="row">${subnet}</th><td>${mark(state === 'ok' ? 'ok' : 'bad')} ${wordsOf(peer, state)}</td><td>${publicIP}</td><td>${mac ?? NOTHING}</td><td>${route}</td><td>${changedAt === null ? NOTHING : time(Date.parse(changedAt))}</td></tr>
+  const { reachable = null, rttMs = null } = peer.probe ?? {}
+  const ping = reachable === false ? 'lost' : rttMs === null ? NOTHING : `${ms(rttMs)} ms`
+  return html`<tr class="${state}"><th scope="row">${subnet}</th><td>${mark(state === 'ok' ? 'ok' : 'bad')} ${wordsOf(peer, state)}</td>${pinged && html`<td>${ping}</td>`}<td class="mono">${publicIP}</td><td class="mono">${mac ?? NOTHING}</td><td>${route}</td><td>${changedAt === null ? NOTHING : time(Date.parse(changedAt))}</td></tr>
 `
 }
 
 /** Every entry that is not as it should be, by its table. */
 function wordsOf({ entries }: PeerLine, state: PeerState): string {
-  if (state === 'ok' || state === 'none') return WORDS[state]
+  const word = WORDS[state]
+  if (word !== undefined) return word
   return Object.entries(entries)
     .filter(([, each]) => each !== 'ok')
     .map(([table, each]) => `${table} ${each}`)

@@ -57,6 +57,7 @@ const STATUS: Status = {
     refusals: [],
     trouble: null,
   },
+  probes: null,
   loops: [],
 }
 
@@ -66,11 +67,12 @@ const PEERS: PeerLine[] = [
     ...{
       entries: { neighbour: 'ok', fdb: 'differs', route: 'missing' },
       changedAt: '2026-11-24T11:00:00.000Z',
+      probe: null,
     },
   },
   {
     ...{ subnet: '10.1.4.0/24', publicIP: '192.0.2.4', mac: null, route: 'direct' },
-    ...{ entries: { route: 'ok' }, changedAt: null },
+    ...{ entries: { route: 'ok' }, changedAt: null, probe: null },
   },
 ]
 
@@ -129,6 +131,29 @@ it('names what is wrong, in no more than 80 columns, and in colour only when ask
   const coloured = renderScreen({ status, peers: PEERS, colour: true })
   expect(coloured).toContain('\x1b[31mNOT READY')
   expect(stripVTControlCharacters(coloured)).toBe(plain)
+})
+
+it('shows the round trips where peers are pinged', () => {
+  const probes = {
+    ...{ intervalSeconds: 10, rounds: 7, reachable: 14_997, unreachable: 2, pending: 1 },
+    rttMs: { least: 0.081, median: 0.25, most: 131.9 },
+  }
+  const pinged = (reachable: boolean | null, rttMs: number | null): PeerLine => ({
+    ...(PEERS[1] ?? expect.unreachable()),
+    probe: { reachable, rttMs },
+  })
+  const peers = [pinged(false, 0.3), pinged(true, 12.34), pinged(null, null)]
+  const lines = renderScreen({ status: { ...STATUS, probes }, peers, colour: false }).split('\n')
+  expect(lines).toEqual(
+    expect.arrayContaining([
+      'pings      14997 reachable, 2 UNREACHABLE, 1 not known yet, round trip',
+      '           0.08/0.25/132 ms, every 10s',
+      'SUBNET             PUBLIC IP       PING              ROUTE   ARP  FDB  RT   AGE',
+      '10.1.4.0/24        192.0.2.4       LOST              direct  -    -    ok',
+      '10.1.4.0/24        192.0.2.4       12.3 ms           direct  -    -    ok',
+      '10.1.4.0/24        192.0.2.4       -                 direct  -    -    ok',
+    ]),
+  )
 })
 
 it('shows a daemon that has only just begun', () => {

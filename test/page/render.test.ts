@@ -6,7 +6,8 @@ import { arrange, type Look } from '../../src/page/look.ts'
 import { renderMap } from '../../src/page/map.ts'
 import { renderTiles, renderTimeline, verdictOf } from '../../src/page/parts.ts'
 import { renderPage } from '../../src/page/render.ts'
-import { EVERYONE } from '../../src/page/select.ts'
+import { EVERYONE, select } from '../../src/page/select.ts'
+import { renderTable } from '../../src/page/table.ts'
 import type { PeerLine, Status } from '../../src/status.ts'
 import { peer, peers, status } from './world.ts'
 
@@ -196,14 +197,46 @@ test('the map has each peer with its state, in the order of the subnets', () => 
     peer(300, { route: 'none' }),
     peer(2, { entries: { fdb: 'differs', route: 'missing' } }),
     peer(10, { changedAt: '1970-01-01T00:00:01.000Z' }),
+    peer(11, { probe: { reachable: true, rttMs: 0.25 } }),
+    peer(12, { probe: { reachable: false, rttMs: 3 } }),
   ]
   expect(JSON.parse(renderMap(look(status(), lines)))).toEqual({
     edition: 1,
-    states: ['ok', 'missing', 'differs', 'none'],
+    states: ['ok', 'missing', 'differs', 'none', 'unreachable'],
     peers: [
-      ['100.64.2.0/24', '198.18.0.3', 1, 0],
-      ['100.64.10.0/24', '198.18.0.11', 0, 1000],
-      ['100.65.44.0/24', '198.18.1.45', 3, 0],
+      ['100.64.2.0/24', '198.18.0.3', 1, 0, null],
+      ['100.64.10.0/24', '198.18.0.11', 0, 1000, null],
+      ['100.64.11.0/24', '198.18.0.12', 0, 0, 0.25],
+      ['100.64.12.0/24', '198.18.0.13', 4, 0, 3],
+      ['100.65.44.0/24', '198.18.1.45', 3, 0, null],
     ],
   })
+})
+
+test('where peers are pinged, there is a tile and a column of round trips', () => {
+  const probes = {
+    ...{ intervalSeconds: 10, rounds: 2, reachable: 1, unreachable: 1, pending: 1 },
+    rttMs: { least: 0.1, median: 0.25, most: 12.3 },
+  }
+  const lines = [
+    peer(1, { probe: { reachable: true, rttMs: 0.25 } }),
+    peer(2, { probe: { reachable: false, rttMs: 3 } }),
+    peer(3, { probe: { reachable: null, rttMs: null } }),
+  ]
+  const seen = look(status({ probes }), lines)
+  expect(text(renderTiles(seen).text)).toContain(
+    'Answer pings 1 of 3 1 lost, 1 not known yet, 0.25 ms, at most 12.3 ms',
+  )
+  expect(verdictOf(seen).lines).toEqual(['1 of 3 peers are not as they should be.'])
+  const table = renderTable(select(lines, EVERYONE), seen.status).text
+  const rows = table
+    .split('<tr class=')
+    .slice(1)
+    .map((row) => text(`<tr class=${row}`).trim())
+  expect(rows.map((row) => row.split(' 198')[0])).toEqual([
+    '100.64.2.0/24 does not answer lost',
+    '100.64.1.0/24 ok 0.25 ms',
+    '100.64.3.0/24 ok &ndash;',
+  ])
+  expect(renderTable(select(lines, EVERYONE), status()).text).not.toContain('Ping')
 })

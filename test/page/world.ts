@@ -59,6 +59,7 @@ export function status(changes: Partial<Status> = {}): Status {
       refusals: [],
       trouble: null,
     },
+    probes: null,
     loops: [
       { loop: 'reconciler', lastSecondsAgo: 1, dueInSeconds: 60, stuck: false },
       { loop: 'lease watch', lastSecondsAgo: 4, dueInSeconds: 300, stuck: false },
@@ -76,6 +77,7 @@ export function peer(n: number, changes: Partial<PeerLine> = {}): PeerLine {
     route: 'plain',
     entries: { neighbour: 'ok', fdb: 'ok', route: 'ok' },
     changedAt: null,
+    probe: null,
     ...changes,
   }
 }

@@ -20,6 +20,7 @@ import { Reconciler } from '../reconciler.ts'
 import { isOnLink, type Path, PeerRoutes } from '../routes.ts'
 
 export class HostGwNetwork extends Reconciler implements Network {
+  readonly answers = 'node'
   readonly #model: HostGwModel
 
   constructor(options: BackendContext & NetworkHooks) {

@@ -28,6 +28,7 @@ export interface IpipNetworkOptions extends BackendContext, NetworkHooks {
 }
 
 export class IpipNetwork extends Reconciler implements Network {
+  readonly answers = 'device'
   readonly #model: IpipModel
 
   constructor(options: IpipNetworkOptions) {

@@ -43,6 +43,7 @@ const DEVICE = 'flannel%d'
 const REPORT_PERIOD = 10_000
 
 export class UdpNetwork extends Reconciler implements Network {
+  readonly answers = 'device'
   readonly #model: UdpModel
   readonly #options: UdpNetworkOptions
   #stopped = false

@@ -31,6 +31,7 @@ const OVERHEAD = 50
 
 /** One VXLAN network, kept by the reconciler: leases become VTEPs, VTEPs become entries of four tables. */
 export class VxlanNetwork extends Reconciler implements Network {
+  readonly answers = 'device'
   readonly #model: VxlanModel
 
   constructor(options: VxlanNetworkOptions) {

@@ -58,6 +58,7 @@ export interface WireGuardNetworkOptions extends BackendContext, NetworkHooks {
 }
 
 export class WireGuardNetwork extends Reconciler implements Network {
+  readonly answers = 'device'
   readonly #model: WireGuardModel
 
   constructor(options: WireGuardNetworkOptions) {
