@@ -91,16 +91,16 @@ export class DeltaTracker<K, E, W extends E = E> {
   /** Whether the kernel is known to hold exactly what is wanted under this key. */
   settled(key: K): boolean {
     const row = this.#rows.get(key)
-    return row === undefined || !this.#differing.has(row)
+    return row === undefined || !row.differs
   }
 
   state(key: K): EntryState {
     return this.settled(key) ? 'ok' : this.held(key) !== undefined ? 'differs' : 'missing'
   }
 
-  /** Wanted entries that the kernel lacks or holds with another value. */
-  *missing(): Generator<[K, W]> {
-    for (const { key, wanted } of this.#differing) if (wanted !== undefined) yield [key, wanted]
+  /** Wanted entries that the kernel lacks or holds with another value, and that value. */
+  *missing(): Generator<[K, W, E | undefined]> {
+    for (const { key, wanted, held } of this.#differing) if (wanted !== undefined) yield [key, wanted, held]
   }
 
   /** Held entries that nothing wants. */
@@ -121,7 +121,7 @@ export class DeltaTracker<K, E, W extends E = E> {
   #row(key: K): Row<K, E, W> {
     let row = this.#rows.get(key)
     if (row === undefined) {
-      row = { key, wanted: undefined, held: undefined }
+      row = { key, wanted: undefined, held: undefined, differs: false }
       this.#rows.set(key, row)
     }
     return row
@@ -129,12 +129,13 @@ export class DeltaTracker<K, E, W extends E = E> {
 
   #compare(row: Row<K, E, W>): void {
     const { key, wanted, held } = row
-    if (wanted === undefined ? held === undefined : held !== undefined && this.#same(wanted, held)) {
-      this.#differing.delete(row)
-      if (wanted === undefined) this.#rows.delete(key)
-    } else {
-      this.#differing.add(row)
-    }
+    // Mostly they are one object: see `hold`.
+    const same = wanted === held || (wanted !== undefined && held !== undefined && this.#same(wanted, held))
+    if (same && wanted === undefined) this.#rows.delete(key)
+    if (same !== row.differs) return
+    row.differs = !same
+    if (same) this.#differing.delete(row)
+    else this.#differing.add(row)
   }
 }
 
@@ -142,4 +143,6 @@ interface Row<K, E, W> {
   readonly key: K
   wanted: W | undefined
   held: E | undefined
+  /** Whether it is among the differing. */
+  differs: boolean
 }

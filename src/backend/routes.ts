@@ -58,12 +58,16 @@ export interface PeerRoutesOptions {
 /** The kernel entries that lead to one peer's subnet. */
 export interface RouteEntries {
   readonly route: Route
+  /** The route's, made once: thousands are looked up by it. */
+  readonly key: string
   readonly nexthop: Nexthop | undefined
 }
 
 /** Pure: the route to a subnet as flannel writes it, or the same through a nexthop object. */
 export function routeEntries(subnet: Subnet, path: Path, nexthopId: number | undefined): RouteEntries {
-  const base = {
+  const own = nexthopId === undefined
+  const { gateway, oif, onlink } = path
+  const route = {
     destination: subnet,
     table: RT_TABLE_MAIN,
     protocol: RTPROT_BOOT,
@@ -71,16 +75,18 @@ export function routeEntries(subnet: Subnet, path: Path, nexthopId: number | und
     type: RTN_UNICAST,
     tos: 0,
     metric: 0,
+    gateway: own ? gateway : undefined,
+    nexthopId,
+    oif: own ? oif : undefined,
     source: undefined,
+    onlink: own && onlink,
     multipath: undefined,
     cloned: false,
   }
-  if (nexthopId === undefined) {
-    return { route: { ...base, ...path, nexthopId: undefined }, nexthop: undefined }
-  }
   return {
-    route: { ...base, gateway: undefined, nexthopId, oif: undefined, onlink: false },
-    nexthop: { id: nexthopId, ...path, protocol: RTPROT_BOOT },
+    route,
+    key: routeKey(route),
+    nexthop: own ? undefined : { id: nexthopId, gateway, oif, onlink, protocol: RTPROT_BOOT },
   }
 }
 
@@ -127,13 +133,14 @@ export class PeerRoutes {
   want(subnet: Subnet, path: Path): void {
     this.unwant(subnet)
     const key = subnetKey(subnet)
-    for (const [other, route] of this.#others.get(key) ?? []) this.#routes.hold(other, route)
+    const others = this.#others.get(key)
+    if (others !== undefined) for (const [other, route] of others) this.#routes.hold(other, route)
     this.#others.delete(key)
     const entry = this.#choose(subnet, path)
     this.#entries.set(key, entry)
     if (entry.nexthop === undefined) this.#plain++
     else this.#nexthops.want(entry.nexthop.id, entry.nexthop)
-    this.#routes.want(routeKey(entry.route), entry.route)
+    this.#routes.want(entry.key, entry.route)
   }
 
   unwant(subnet: Subnet): void {
@@ -143,7 +150,7 @@ export class PeerRoutes {
     this.#entries.delete(key)
     if (entry.nexthop === undefined) this.#plain--
     else this.#nexthops.unwant(entry.nexthop.id)
-    this.#routes.unwant(routeKey(entry.route))
+    this.#routes.unwant(entry.key)
   }
 
   /** A peer has left for good. Returns whether all paths should be wanted anew: few enough are left for plain routes. */
@@ -192,7 +199,7 @@ export class PeerRoutes {
     this.#noteOther(value, deleted)
     if (this.#noteConnected(value, deleted)) {
       const entry = this.get(value.destination)
-      if (entry !== undefined) changed.push({ table: 'route', key: routeKey(entry.route) })
+      if (entry !== undefined) changed.push({ table: 'route', key: entry.key })
     }
     // What is replaced outside the network is nothing that we want, and need not be known to be gone.
     if (replaced && contains(this.#options.network, value.destination.address)) {
@@ -250,7 +257,7 @@ export class PeerRoutes {
   wrong(may: May): Iterable<Operation> {
     return deletions('route', this.#routes, deleteRoute, may, (route) => {
       const entry = this.get(route.destination)
-      return entry !== undefined && this.#routes.settled(routeKey(entry.route))
+      return entry !== undefined && this.#routes.settled(entry.key)
     })
   }
 
@@ -269,8 +276,8 @@ export class PeerRoutes {
     return (destination) => {
       const entry = this.get(destination)
       if (entry === undefined) return undefined
-      const { route, nexthop } = entry
-      const state = this.#routes.state(routeKey(route))
+      const { route, nexthop, key } = entry
+      const state = this.#routes.state(key)
       const entries = { route: state === 'missing' && wrong.has(subnetKey(destination)) ? 'differs' : state }
       if (nexthop !== undefined)
         return { route: 'nexthop', entries: { ...entries, nexthop: this.#nexthops.state(nexthop.id) } }
@@ -291,13 +298,13 @@ export class PeerRoutes {
   /** Keeps the kind of route that the kernel holds already, so that a restart over a right kernel writes nothing. */
   #choose(subnet: Subnet, path: Path): RouteEntries {
     const { network, subnetLen, device } = this.#options
-    const plain = routeEntries(subnet, path, undefined)
     const usable = this.#supported && path.oif === device().index
     const id = usable ? nexthopIdOf(subnet, network, subnetLen) : undefined
-    if (id === undefined) return plain
-    const through = routeEntries(subnet, path, id)
-    if (!this.#few() && this.#routes.held(routeKey(through.route)) !== undefined) return through
-    return this.#plain < PLAIN_ROUTES ? plain : through
+    if (id !== undefined && (this.#plain >= PLAIN_ROUTES || !this.#few())) {
+      const through = routeEntries(subnet, path, id)
+      if (this.#plain >= PLAIN_ROUTES || this.#routes.held(through.key) !== undefined) return through
+    }
+    return routeEntries(subnet, path, undefined)
   }
 
   /** Far enough below the limit that going back to plain routes will not soon be undone. */
@@ -357,14 +364,30 @@ export class PeerRoutes {
 }
 
 /** What RTM_DELROUTE finds a route by, so that deleting a wrong one never takes the right one beside it. */
-export function routeKey(r: Route): string {
-  return `${r.destination.address}/${r.destination.length} ${r.metric} ${r.tos} ${r.type} ${r.protocol} ${r.scope} ${r.source ?? ''} ${pathKey(r)}`
+export function routeKey(route: Route): string {
+  return `${subnetKey(route.destination)} ${pathKey(route)}${isOrdinary(route) ? '' : restKey(route)}`
 }
 
 function pathKey({ nexthopId, multipath, gateway, oif }: Route): string {
   if (nexthopId !== undefined) return `nhid ${nexthopId}`
   if (multipath !== undefined) return `by ${Buffer.from(multipath).toString('hex')}`
   return `${gateway ?? ''} ${oif ?? ''}`
+}
+
+/** The rest is as in the thousands that we write, whose keys need not say so. */
+function isOrdinary({ metric, tos, type, protocol, scope, source }: Route): boolean {
+  return (
+    metric === 0 &&
+    tos === 0 &&
+    type === RTN_UNICAST &&
+    protocol === RTPROT_BOOT &&
+    scope === RT_SCOPE_UNIVERSE &&
+    source === undefined
+  )
+}
+
+function restKey({ metric, tos, type, protocol, scope, source }: Route): string {
+  return ` ${metric} ${tos} ${type} ${protocol} ${scope} ${source ?? ''}`
 }
 
 function inOneRow(a: Route, b: Route): boolean {

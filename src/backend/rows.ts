@@ -26,12 +26,12 @@ function wrongRows(routes: Routes): Map<number, string[]> {
     else row.push(key)
   }
   const rows = new Map<number, string[]>()
-  for (const [key, { destination }] of routes.missing()) {
+  for (const [key, { destination }, held] of routes.missing()) {
+    if (held === undefined && wrong.size === 0) continue
     const others = wrong.get(subnetKey(destination))
     // One that is held with another value is in its own way.
-    const own = routes.held(key) !== undefined
-    if (own || others !== undefined)
-      rows.set(subnetKey(destination), [...(own ? [key] : []), ...(others ?? [])])
+    if (held !== undefined || others !== undefined)
+      rows.set(subnetKey(destination), [...(held === undefined ? [] : [key]), ...(others ?? [])])
   }
   return rows
 }

@@ -9,7 +9,7 @@ describe('DeltaTracker', () => {
   it('asks for what is wanted and not held', () => {
     const t = tracker()
     t.want('a', 1)
-    expect(delta(t)).toEqual({ missing: [['a', 1]], extra: [] })
+    expect(delta(t)).toEqual({ missing: [['a', 1, undefined]], extra: [] })
     t.hold('a', 1)
     expect(delta(t)).toEqual({ missing: [], extra: [] })
   })
@@ -18,7 +18,7 @@ describe('DeltaTracker', () => {
     const t = tracker()
     t.want('a', 1)
     t.hold('a', 2)
-    expect(delta(t)).toEqual({ missing: [['a', 1]], extra: [] })
+    expect(delta(t)).toEqual({ missing: [['a', 1, 2]], extra: [] })
   })
 
   it('names as extra what is held and not wanted', () => {
@@ -74,7 +74,9 @@ describe('DeltaTracker', () => {
           }
           const missing = [...wanted].filter(([k, v]) => held.get(k) !== v)
           const extra = [...held].filter(([k]) => !wanted.has(k))
-          expect(new Map(t.missing())).toEqual(new Map(missing))
+          const told = [...t.missing()]
+          expect(new Map(told.map(([k, v]) => [k, v]))).toEqual(new Map(missing))
+          for (const [k, , v] of told) expect(v).toBe(held.get(k))
           expect(new Map(t.extra())).toEqual(new Map(extra))
         }
         for (const [key, value] of t.missing()) held.set(key, value)

@@ -12,6 +12,8 @@ export type WantedFdbEntry = FdbEntry & { readonly destination: Ipv4 }
 export interface TunnelEntries {
   readonly neighbour: WantedNeighbour
   readonly fdb: WantedFdbEntry
+  /** Of the FDB entry, made once: thousands are looked up by it. */
+  readonly fdbKey: string
 }
 
 /** Interface indexes of `flannel.<VNI>` and of the interface under it. */
@@ -22,17 +24,20 @@ export interface Links {
 
 /** Pure: the entries for one peer, exactly as flannel writes them (RTM_NEWNEIGH twice). */
 export function tunnelEntries(vtep: Vtep, { device }: Links): TunnelEntries {
+  const { subnet, mac, underlay } = vtep
+  const fdb = {
+    index: device,
+    mac,
+    destination: underlay,
+    state: NUD_PERMANENT,
+    flags: NTF_SELF,
+    port: undefined,
+    vni: undefined,
+  }
   return {
-    neighbour: { index: device, address: vtep.subnet.address, mac: vtep.mac, state: NUD_PERMANENT, flags: 0 },
-    fdb: {
-      index: device,
-      mac: vtep.mac,
-      destination: vtep.underlay,
-      state: NUD_PERMANENT,
-      flags: NTF_SELF,
-      port: undefined,
-      vni: undefined,
-    },
+    neighbour: { index: device, address: subnet.address, mac, state: NUD_PERMANENT, flags: 0 },
+    fdb,
+    fdbKey: fdbKey(fdb),
   }
 }
 
@@ -44,4 +49,10 @@ export function pathTo(vtep: Vtep, direct: boolean, { device, parent }: Links): 
   return direct
     ? { gateway: vtep.underlay, oif: parent, onlink: false }
     : { gateway: vtep.subnet.address, oif: device, onlink: true }
+}
+
+/** What RTM_DELNEIGH finds an FDB entry by: one MAC may have several destinations. */
+export function fdbKey({ mac, destination, port, vni }: FdbEntry): string {
+  const rest = port === undefined && vni === undefined ? '' : ` ${port ?? ''} ${vni ?? ''}`
+  return `${mac} ${destination ?? ''}${rest}`
 }

@@ -3,7 +3,7 @@ import type { Lease } from '../../subnet/lease.ts'
 import { type PeerStatus, UnusableLease } from '../model.ts'
 import type { PeerRoutes } from '../routes.ts'
 import { type Links, pathTo, type TunnelEntries, tunnelEntries } from './desired.ts'
-import { fdbKey, neighbourKey, type Tables } from './tables.ts'
+import { neighbourKey, type Tables } from './tables.ts'
 import { type Vtep, vtepOf } from './vtep.ts'
 
 export interface PeersOptions {
@@ -59,7 +59,7 @@ export class Peers {
       const there = routeTo(subnet)
       if (there === undefined) return { ...about, route: 'none', entries: {} }
       if (tunnel === undefined) return { ...about, ...there }
-      const fdb = tables.fdb.state(fdbKey(tunnel.fdb))
+      const fdb = tables.fdb.state(tunnel.fdbKey)
       const entries = {
         neighbour: tables.neighbours.state(neighbourKey(tunnel.neighbour)),
         fdb: fdb === 'missing' && misled.has(vtep.mac) ? 'differs' : fdb,
@@ -145,10 +145,10 @@ export class Peers {
     const direct = isDirect(vtep)
     peer.wanted = true
     if (!direct) {
-      const { neighbour, fdb } = tunnelEntries(vtep, this.#links)
-      tables.neighbours.want(neighbourKey(neighbour), neighbour)
-      tables.fdb.want(fdbKey(fdb), fdb)
-      peer.tunnel = { neighbour, fdb }
+      const tunnel = tunnelEntries(vtep, this.#links)
+      tables.neighbours.want(neighbourKey(tunnel.neighbour), tunnel.neighbour)
+      tables.fdb.want(tunnel.fdbKey, tunnel.fdb)
+      peer.tunnel = tunnel
     }
     routes.want(vtep.subnet, pathTo(vtep, direct, this.#links))
   }
@@ -163,7 +163,7 @@ export class Peers {
     if (tunnel === undefined) return
     tables.neighbours.unwant(neighbourKey(tunnel.neighbour))
     const shared = (this.#byMac.get(vtep.mac) ?? []).some((p) => p.tunnel !== undefined)
-    if (!shared) tables.fdb.unwant(fdbKey(tunnel.fdb))
+    if (!shared) tables.fdb.unwant(tunnel.fdbKey)
   }
 }
 

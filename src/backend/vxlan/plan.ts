@@ -4,7 +4,7 @@ import { deleteNeighbour, replaceNeighbour } from '../../netlink/neighbour.ts'
 import { deletions, type May, type Operation, step, writes } from '../operations.ts'
 import type { PeerRoutes } from '../routes.ts'
 import type { TunnelEntries } from './desired.ts'
-import { fdbKey, neighbourKey, type Tables } from './tables.ts'
+import { neighbourKey, type Tables } from './tables.ts'
 
 export interface PlanContext {
   readonly tables: Tables
@@ -60,6 +60,6 @@ export function* plan({
 }
 
 /** Whether all that a peer's route leads through is in the kernel. */
-function standsFor(tables: Tables, { neighbour, fdb }: TunnelEntries): boolean {
-  return tables.neighbours.settled(neighbourKey(neighbour)) && tables.fdb.settled(fdbKey(fdb))
+function standsFor(tables: Tables, { neighbour, fdbKey }: TunnelEntries): boolean {
+  return tables.neighbours.settled(neighbourKey(neighbour)) && tables.fdb.settled(fdbKey)
 }

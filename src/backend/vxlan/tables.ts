@@ -6,7 +6,7 @@ import type { Notification } from '../../netlink/monitor.ts'
 import { dumpNeighbours, type Neighbour } from '../../netlink/neighbour.ts'
 import { DeltaTracker } from '../delta.ts'
 import type { TableKey } from '../operations.ts'
-import type { Links, WantedFdbEntry, WantedNeighbour } from './desired.ts'
+import { fdbKey, type Links, type WantedFdbEntry, type WantedNeighbour } from './desired.ts'
 
 /**
  * The kernel's neighbours and FDB entries of one VXLAN network, each as a DeltaTracker that holds only what is ours: all on
@@ -86,9 +86,4 @@ function isGroup(mac: MacAddress): boolean {
 
 export function neighbourKey(n: Neighbour): Ipv4 {
   return Number(n.address)
-}
-
-/** What RTM_DELNEIGH finds an FDB entry by: one MAC may have several destinations. */
-export function fdbKey(f: FdbEntry): string {
-  return `${f.mac} ${f.destination ?? ''} ${f.port ?? ''} ${f.vni ?? ''}`
 }

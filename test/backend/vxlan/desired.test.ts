@@ -17,22 +17,22 @@ const route = {
 
 describe("a peer's entries", () => {
   it('lead through the tunnel as flannel writes them', () => {
-    expect(tunnelEntries(vtep, links)).toEqual({ neighbour, fdb })
-    expect(routeEntries(vtep.subnet, pathTo(vtep, false, links), undefined)).toEqual({
+    expect(tunnelEntries(vtep, links)).toMatchObject({ neighbour, fdb })
+    expect(routeEntries(vtep.subnet, pathTo(vtep, false, links), undefined)).toMatchObject({
       nexthop: undefined,
       route: { ...route, gateway: 0x0af40100, oif: 4, onlink: true, nexthopId: undefined },
     })
   })
 
   it('lead through a nexthop object, which says what the route then need not', () => {
-    expect(routeEntries(vtep.subnet, pathTo(vtep, false, links), 0xf1000001)).toEqual({
+    expect(routeEntries(vtep.subnet, pathTo(vtep, false, links), 0xf1000001)).toMatchObject({
       nexthop: { id: 0xf1000001, gateway: 0x0af40100, oif: 4, onlink: true, protocol: 3 },
       route: { ...route, gateway: undefined, oif: undefined, onlink: false, nexthopId: 0xf1000001 },
     })
   })
 
   it('are a route alone where the peer is on the same link', () => {
-    expect(routeEntries(vtep.subnet, pathTo(vtep, true, links), undefined)).toEqual({
+    expect(routeEntries(vtep.subnet, pathTo(vtep, true, links), undefined)).toMatchObject({
       nexthop: undefined,
       route: { ...route, gateway: 0xc0000202, oif: 3, onlink: false, nexthopId: undefined },
     })
