@@ -186,7 +186,10 @@ async function startAndRun({
     let overlay: Network | undefined
     const monitor = new Monitor(
       openRtnetlinkMonitor(GROUPS, { ignore: rtnl.portId }),
-      (notifications) => overlay?.observe(notifications),
+      (notifications) => {
+        underlay.observe(notifications)
+        overlay?.observe(notifications)
+      },
       () => overlay?.observeOverrun(),
       { trace },
     )
@@ -203,6 +206,8 @@ async function startAndRun({
         if (before.address !== underlay.current.address) client.close()
         node?.underlayChanged(before, signal)
       },
+      // A connection may have been reset meanwhile, and the watch would wait on it until the kernel probes it.
+      onReturn: () => client.close(),
     })
     seen.underlay = underlay
     closing.push(() => underlay.close())

@@ -14,8 +14,10 @@ import type { Logger } from './log.ts'
 import { openArpSocket } from './native.ts'
 import { dumpAddresses } from './netlink/address.ts'
 import type { Rtnl } from './netlink/conn.ts'
+import { IFF_RUNNING } from './netlink/constants.ts'
 import { NetlinkError } from './netlink/errors.ts'
 import { dumpLinks } from './netlink/link.ts'
+import type { Notification } from './netlink/monitor.ts'
 import type { InterfaceAddress } from './subnet/validate.ts'
 
 /** Milliseconds: the notifications of one change of an interface come in groups. */
@@ -30,9 +32,12 @@ export class UnderlayWatcher {
   readonly #choice: InterfaceChoice
   readonly #log: Logger
   readonly #onChange: (before: Underlay) => void
+  readonly #onReturn: () => void
   #current: ExternalInterface
   #timer: NodeJS.Timeout | undefined
   #trouble = ''
+  /** Whether packets could pass, as last told; `back` until that was acted on. */
+  #wire: 'whole' | 'cut' | 'back' = 'whole'
 
   constructor(parts: {
     readonly rtnl: Rtnl
@@ -40,16 +45,28 @@ export class UnderlayWatcher {
     readonly log: Logger
     readonly current: ExternalInterface
     readonly onChange: (before: Underlay) => void
+    /** It was down or without a carrier, and is no more: whatever was sent to us meanwhile is lost. */
+    readonly onReturn: () => void
   }) {
     this.#rtnl = parts.rtnl
     this.#choice = parts.choice
     this.#log = parts.log
     this.#current = parts.current
     this.#onChange = parts.onChange
+    this.#onReturn = parts.onReturn
   }
 
   get current(): ExternalInterface {
     return this.#current
+  }
+
+  /** Takes in what the kernel says of the interface; those who know the overlay say when to look. */
+  observe(notifications: readonly Notification[]): void {
+    for (const { kind, deleted, value } of notifications) {
+      if (kind !== 'link' || value.index !== this.#current.index) continue
+      if (deleted || (value.flags & IFF_RUNNING) === 0) this.#wire = 'cut'
+      else if (this.#wire === 'cut') this.#wire = 'back'
+    }
   }
 
   /** It may have changed: look, once things have settled. */
@@ -75,6 +92,10 @@ export class UnderlayWatcher {
     }
     if (this.#trouble !== '') this.#log.info(`interface ${now.name} can be used again`)
     this.#trouble = ''
+    if (this.#wire === 'back') {
+      this.#wire = 'whole'
+      this.#onReturn()
+    }
     if (before.index === now.index && describe(before) === describe(now)) return
     this.#current = now
     this.#log.warn(

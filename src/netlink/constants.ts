@@ -100,6 +100,8 @@ export const NHA_GATEWAY = 6
 
 // linux/if_link.h, linux/if.h
 export const IFF_UP = 1
+/** Up, and with a carrier. */
+export const IFF_RUNNING = 0x40
 
 export const IFLA_ADDRESS = 1
 export const IFLA_IFNAME = 3

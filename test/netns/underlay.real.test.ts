@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type Daemon, Lab, type Namespace, PREFIX, peerLeases, startMonitor, waitFor } from './lab.ts'
 import { lines } from './namespace.ts'
 import type { Pod } from './pod.ts'
+import { startProxy } from './proxy.ts'
 import { ruled, settled } from './settled.ts'
 import { Spans } from './spans.ts'
 
@@ -134,5 +135,44 @@ describe('two nodes with pods', () => {
     await podsTalk()
     await settled(lab, two, 2)
     process.stdout.write(`from a change of the interface's MTU to the last line of the answer: ${spans}\n`)
+  })
+})
+
+describe('connections to etcd that were reset while nothing could be heard are not waited for', () => {
+  let lab: Lab
+  beforeAll(async () => {
+    // With the other node connected, the switch keeps its carrier, and does not keep packets for later.
+    lab = await Lab.create({ nodes: 2 })
+    await (await lab.startEtcd()).config('{"Network":"172.30.0.0/16","Backend":{"Type":"vxlan"}}')
+  })
+  afterAll(() => lab?.close())
+
+  test.each([
+    { what: 'down', at: () => lab.node(1), port: 'eth0', n: 1 },
+    { what: 'without a carrier', at: () => lab.switch, port: 'p1', n: 2 },
+  ])('the interface was $what', async ({ at, port, n }) => {
+    const inner = { host: lab.outside, port: 2379 }
+    const proxy = await startProxy(lab.switch, { host: lab.outside, port: 4000 + n }, inner)
+    lab.onClose(() => proxy.close())
+    const daemon = await lab.daemon(1, { args: ['-etcd-endpoints', `http://${lab.outside}:${4000 + n}`] })
+    await daemon.waitReady()
+    // Both long polls are under way, and neither side has anything left to say that the other would answer.
+    const quiet = async (): Promise<boolean> => {
+      const open = lines(await lab.switch.run('ss', '-Htn', 'sport', `${4000 + n}`))
+      return open.length === 2 && open.every((line) => /^ESTAB +0 +0 /.test(line))
+    }
+    await waitFor(quiet, { what: 'the watches to wait' })
+    const deaf = async (): Promise<boolean> => (await lab.node(1).ip('link show eth0')).includes('state DOWN')
+    await at().ip(`link set ${port} down`)
+    await waitFor(deaf, { what: 'the interface to be cut off' })
+    await proxy.cut()
+    await at().ip(`link set ${port} up`)
+    await lab.etcd.seed(peerLeases(1, { network: '172.30.0.0', first: n }))
+    // The kernel itself asks after half a minute whether the other end is still there.
+    await waitFor(async () => (await lab.node(1).ip('route')).includes(`172.30.${n}.0/24`), {
+      what: 'the route to the new peer',
+      timeout: 15_000,
+    })
+    await daemon.stop()
   })
 })
