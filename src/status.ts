@@ -404,7 +404,10 @@ export function peerLine(
 }
 
 /** Whether all that a peer needs is in the kernel, and it is not known to be out of reach. */
-export function isSound({ route, entries }: PeerSource, probed?: ProbeSource | undefined): boolean {
+export function isSound(
+  { route, entries }: Pick<PeerSource, 'route' | 'entries'>,
+  probed?: ProbeSource | undefined,
+): boolean {
   if (probed?.reachable === false) return false
   return route !== 'none' && Object.values(entries).every((state) => state === 'ok')
 }

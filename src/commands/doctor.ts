@@ -12,7 +12,7 @@ import { readFacts } from '../doctor/read.ts'
 import { jsonReport, renderReport } from '../doctor/report.ts'
 import { argumentsAfterProgram, DAEMON_FLAGS, type Started, settle, variablesOf } from '../doctor/settings.ts'
 import { parseFlags } from '../goflag.ts'
-import type { Status } from '../status.ts'
+import { isSound, type PeerLine, type Status } from '../status.ts'
 import { DaemonClient, NoDaemonError } from './client.ts'
 import { type CommandContext, type CommandFlags, readFlags, usageError } from './commands.ts'
 
@@ -24,6 +24,9 @@ const OWN = {
 
 /** The daemon's own flags too; without them, what the running daemon or its unit has. */
 export const FLAGS = { ...OWN, ...DAEMON_FLAGS } as const satisfies CommandFlags
+
+/** Peers at most that the daemon is asked for. */
+const AMISS = 50
 
 /** Files that the unit takes its variables from. */
 const UNIT_FILES = ['/etc/default/flanneld', '/etc/sysconfig/flanneld']
@@ -40,14 +43,14 @@ export async function run(args: readonly string[], context: CommandContext): Pro
       'doctor',
       '-fix asks before it changes anything: use it on a terminal, without -json',
     )
-  const daemon = await askDaemon(flags['control-socket'], env)
+  const { daemon, unsound } = await askDaemon(flags['control-socket'], env)
   const parsed = parseFlags(FLAGS, args)
   const settled = settle(parsed.kind === 'flags' ? parsed.given : {}, env, startedAs(daemon))
   if (typeof settled === 'string') return usageError(context, 'doctor', settled.split('\n')[0] ?? '')
 
   const look = async (): Promise<Facts> => {
     const progress = out.isTTY === true ? progressLine(err) : undefined
-    const facts = await readFacts({ ...settled, daemon, ping: flags.ping, progress: progress?.show })
+    const facts = await readFacts({ ...settled, daemon, unsound, ping: flags.ping, progress: progress?.show })
     progress?.clear()
     return facts
   }
@@ -85,13 +88,21 @@ function progressLine(err: CommandContext['err']) {
   }
 }
 
-/** The running daemon's status, or why there is none. */
-async function askDaemon(socket: string, env: CommandContext['env']): Promise<Status | string> {
+/** The running daemon's status, or why there is none, and some of the peers that it finds amiss. */
+async function askDaemon(
+  socket: string,
+  env: CommandContext['env'],
+): Promise<{ readonly daemon: Status | string; readonly unsound: readonly PeerLine[] | undefined }> {
   const named = socket === FLAGS['control-socket'].default ? undefined : socket
+  const client = new DaemonClient(named, env)
   try {
-    return await new DaemonClient(named, env).json<Status>('/status')
+    const daemon = await client.json<Status>('/status')
+    // Those with something amiss come first.
+    const peers = (await client.text(`/peers?limit=${AMISS}`)).split('\n').filter((line) => line !== '')
+    const unsound = peers.map((line) => JSON.parse(line) as PeerLine).filter((peer) => !isSound(peer))
+    return { daemon, unsound }
   } catch (error) {
-    if (error instanceof NoDaemonError) return error.message
+    if (error instanceof NoDaemonError) return { daemon: error.message, unsound: undefined }
     throw error
   }
 }

@@ -69,19 +69,20 @@ function subnet(facts: Facts): Finding[] {
 
 /** A bridge without ports has the MTU that it was made with; Docker gives --mtu to containers either way. */
 function mtu(facts: Facts): Finding[] {
-  const { device, links } = facts.network
+  const { device, links, underlay } = facts.network
   const bridge = links.find(({ name }) => name === 'docker0')
-  if (device === undefined || bridge === undefined) return []
-  if (bridge.mtu <= device.mtu)
-    return [ok('docker MTU', `docker0 has ${bridge.mtu}, ${device.name} ${device.mtu}`)]
+  // Without a tunnel, the interface itself is the measure.
+  const way = facts.tunnel?.device === undefined && typeof underlay !== 'string' ? underlay : device
+  if (facts.tunnel === undefined || way === undefined || bridge === undefined) return []
+  if (bridge.mtu <= way.mtu) return [ok('docker MTU', `docker0 has ${bridge.mtu}, ${way.name} ${way.mtu}`)]
   // dockerd leaves its empty bridge at 1500, whatever --mtu says.
   const told = [...(facts.docker?.args ?? []), `--mtu=${facts.docker?.settings.mtu}`]
-  if (told.includes(`--mtu=${device.mtu}`)) return [ok('docker MTU', `dockerd has --mtu=${device.mtu}`)]
+  if (told.includes(`--mtu=${way.mtu}`)) return [ok('docker MTU', `dockerd has --mtu=${way.mtu}`)]
   return [
     fault('docker MTU', 'warn', {
-      what: `docker0 has MTU ${bridge.mtu}, ${device.name} only ${device.mtu}`,
+      what: `docker0 has MTU ${bridge.mtu}, ${way.name} only ${way.mtu}`,
       why: 'large packets from containers do not fit, and where ICMP is blocked connections hang',
-      mend: restart(`--mtu=${device.mtu}`),
+      mend: restart(`--mtu=${way.mtu}`),
     }),
   ]
 }

@@ -1,6 +1,5 @@
 import { get as httpGet } from 'node:http'
 import { get as httpsGet } from 'node:https'
-import { parseVxlanConfig } from '../backend/vxlan/config.ts'
 import type { Logger } from '../log.ts'
 import type { Options } from '../options.ts'
 import { readPasswordFile } from '../secrets.ts'
@@ -10,6 +9,7 @@ import { parseEndpoints } from '../subnet/etcd/endpoints.ts'
 import { EtcdRegistry } from '../subnet/etcd/registry.ts'
 import type { EtcdFacts } from './facts.ts'
 import { read } from './programs.ts'
+import { tunnelOf } from './tunnel.ts'
 
 /** Milliseconds for all that is asked of etcd. */
 const PATIENCE = 15_000
@@ -27,7 +27,6 @@ export async function readEtcd(
     prefix: etcd.prefix,
     error: undefined,
     config: undefined,
-    vxlan: undefined,
     configError: undefined,
     leases: undefined,
     bad: [],
@@ -66,13 +65,14 @@ export async function readEtcd(
 async function readConfig(
   registry: EtcdRegistry,
   signal: AbortSignal,
-): Promise<Pick<EtcdFacts, 'config' | 'vxlan' | 'configError'>> {
+): Promise<Pick<EtcdFacts, 'config' | 'configError'>> {
   try {
     const config = parseNetworkConfig((await registry.getConfig(signal)).text)
-    const vxlan = config.backendType === 'vxlan' ? parseVxlanConfig(config.backend) : undefined
-    return { config, vxlan, configError: undefined }
+    // Its options are read here only for what is wrong with them.
+    tunnelOf(config)
+    return { config, configError: undefined }
   } catch (error) {
-    return { config: undefined, vxlan: undefined, configError: reason(error) }
+    return { config: undefined, configError: reason(error) }
   }
 }
 

@@ -8,7 +8,10 @@ import type { Finding } from './finding.ts'
 import { firewallChecks } from './firewall.ts'
 import { kernelChecks } from './kernel.ts'
 import { leaseChecks } from './leases.ts'
+import { offloadCheck } from './offload.ts'
 import { peerChecks } from './peers.ts'
+import { portChecks } from './port.ts'
+import { rivalChecks } from './rivals.ts'
 
 /** Pure: all checks over what was read, from the ground up. */
 export function examine(facts: Facts): Finding[] {
@@ -17,6 +20,9 @@ export function examine(facts: Facts): Finding[] {
     kernelChecks,
     firewallChecks,
     deviceChecks,
+    portChecks,
+    rivalChecks,
+    offloadCheck,
     leaseChecks,
     entryChecks,
     dockerChecks,

@@ -2,7 +2,6 @@
  * What the checks look at: plain values, read once beforehand, so that a check is a pure function and a table can test it.
  * undefined means that it could not be found out, and then nothing is said of it: unknown is neither well nor broken.
  */
-import type { VxlanConfig } from '../backend/vxlan/config.ts'
 import type { ExternalInterface } from '../iface.ts'
 import { formatSubnet } from '../ip.ts'
 import type { Address } from '../netlink/address.ts'
@@ -10,14 +9,17 @@ import type { FdbEntry } from '../netlink/fdb.ts'
 import type { Link } from '../netlink/link.ts'
 import type { Neighbour } from '../netlink/neighbour.ts'
 import type { Route } from '../netlink/route.ts'
-import type { Status } from '../status.ts'
+import type { PeerLine, Status } from '../status.ts'
 import type { NetworkConfig } from '../subnet/config.ts'
 import type { BadLease, Lease } from '../subnet/lease.ts'
 import type { PeerProbe } from './ping.ts'
+import { isPeer, type Tunnel } from './tunnel.ts'
 
 export interface Facts {
   /** Milliseconds since the epoch. */
   readonly now: number
+  /** What the backend makes of a node; undefined when nobody says which backend it is. */
+  readonly tunnel: Tunnel | undefined
   readonly system: SystemFacts
   readonly network: NetworkFacts
   readonly firewall: FirewallFacts
@@ -34,6 +36,8 @@ export interface Facts {
   }
   /** subnet.env: its variables; a text says why it cannot be read, undefined that there is none. */
   readonly subnetFile: ReadonlyMap<string, string> | string | undefined
+  /** Some of the peers that the running daemon finds amiss; undefined when it cannot be asked. */
+  readonly unsound: readonly PeerLine[] | undefined
   /** Empty when nobody was to be pinged; a text says why it cannot be done. */
   readonly probes: readonly PeerProbe[] | string
 }
@@ -41,8 +45,8 @@ export interface Facts {
 export interface SystemFacts {
   /** uname -r */
   readonly release: string
-  /** Whether a VXLAN device could be made in a network namespace of its own, or why not. */
-  readonly vxlan: true | string | undefined
+  /** Whether a device as the tunnel has it could be made in a network namespace of its own, or why not. */
+  readonly device: { readonly kind: string; readonly made: true | string } | undefined
   readonly nexthops: boolean
   /** /proc/sys/net, by path below it; a missing key is no file. */
   readonly sysctl: Readonly<Partial<Record<string, string>>>
@@ -55,7 +59,7 @@ export interface NetworkFacts {
   readonly routes: readonly Route[]
   /** What carries the tunnel, or why none could be chosen. */
   readonly underlay: ExternalInterface | string
-  /** `flannel.<VNI>`; of another backend, undefined. */
+  /** The tunnel's. */
   readonly device: Link | undefined
   /** Of the device. */
   readonly neighbours: readonly Neighbour[]
@@ -67,10 +71,10 @@ export interface NetworkFacts {
   readonly udp: readonly UdpSocket[]
 }
 
+/** A UDP socket on the tunnel's port that a program holds; the kernel's own are not among them. */
 export interface UdpSocket {
-  readonly port: number
-  /** The program that holds it; undefined for the kernel's own. */
-  readonly owner: string | undefined
+  readonly name: string
+  readonly pid: number
 }
 
 /** undefined where the program is missing or fails. */
@@ -87,7 +91,6 @@ export interface EtcdFacts {
   readonly prefix: string
   readonly error: string | undefined
   readonly config: NetworkConfig | undefined
-  readonly vxlan: VxlanConfig | undefined
   readonly configError: string | undefined
   readonly leases: readonly Lease[] | undefined
   readonly bad: readonly BadLease[]
@@ -124,11 +127,6 @@ export interface ManagerFacts {
   readonly macPolicy: { readonly file: string; readonly policy: string } | undefined
 }
 
-/** `flannel.<VNI>` of the config, else flannel's usual one. */
-export function deviceName({ etcd }: Pick<Facts, 'etcd'>): string {
-  return `flannel.${etcd.vxlan?.vni ?? 1}`
-}
-
 /** This node's lease: the daemon's, else the one that has this node's public address. */
 export function ownLease({ daemon, etcd, network: { underlay } }: Facts): Lease | undefined {
   const held = typeof daemon === 'string' ? undefined : daemon.lease?.subnet
@@ -139,9 +137,15 @@ export function ownLease({ daemon, etcd, network: { underlay } }: Facts): Lease 
 }
 
 /** All leases but this node's. */
-export function peersOf(facts: Facts): readonly Lease[] {
+export function othersOf(facts: Facts): readonly Lease[] {
   const own = ownLease(facts)
   return (facts.etcd.leases ?? []).filter((lease) => lease !== own)
+}
+
+/** Those of them that the backend makes something of. */
+export function peersOf(facts: Facts): readonly Lease[] {
+  const { tunnel } = facts
+  return tunnel === undefined ? [] : othersOf(facts).filter((lease) => isPeer(tunnel, lease))
 }
 
 /** Whether a flanneld runs, or has run, on this node: what is amiss before the first start is no fault. */

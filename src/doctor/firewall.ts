@@ -48,12 +48,18 @@ interface Chain {
   readonly rules: readonly string[]
 }
 
-/** A built-in chain of a table, out of iptables-save's text. */
-export function chainOf(save: string, table: string, chain: string): Chain {
+/** The lines of a table, out of iptables-save's text; counters of rules are left out. */
+export function tableOf(save: string, table: string): string[] {
   const section = save.split(/^\*/m).find((part) => part.startsWith(`${table}\n`)) ?? ''
-  const policy = new RegExp(`^:${chain} (\\S+)`, 'm').exec(section)?.[1] ?? 'ACCEPT'
-  const rules = section.split('\n').filter((line) => line.startsWith(`-A ${chain} `))
-  return { policy, rules }
+  return section.split('\n').map((line) => line.replace(/^\[\d+:\d+\] /, ''))
+}
+
+/** A built-in chain of a table. */
+export function chainOf(save: string, table: string, chain: string): Chain {
+  const lines = tableOf(save, table)
+  const head = lines.find((line) => line.startsWith(`:${chain} `))
+  const rules = lines.filter((line) => line.startsWith(`-A ${chain} `))
+  return { policy: head?.split(' ')[1] ?? 'ACCEPT', rules }
 }
 
 function forwardPolicy(facts: Facts): Finding[] {
@@ -71,7 +77,7 @@ function forwardPolicy(facts: Facts): Finding[] {
   const findings: Finding[] = []
   for (const { name, text } of texts) {
     if (text === undefined) continue
-    const { policy, rules } = chainOf(stripCounters(text), 'filter', 'FORWARD')
+    const { policy, rules } = chainOf(text, 'filter', 'FORWARD')
     const accepts = (way: '-s' | '-d'): boolean =>
       rules.some(
         (rule) =>
@@ -93,15 +99,11 @@ function forwardPolicy(facts: Facts): Finding[] {
     : [ok('FORWARD policy', 'the overlay may be forwarded')]
 }
 
-function stripCounters(text: string): string {
-  return text.replaceAll(/^\[\d+:\d+\] /gm, '')
-}
-
 function masquerade({ firewall, options, etcd, daemon }: Facts): Finding[] {
   if (!options.ipMasq || typeof daemon === 'string' || etcd.config === undefined) return []
   if (firewall.save === undefined || daemon.daemon.phase !== 'running') return []
   const network = formatSubnet(etcd.config.network)
-  const { rules } = chainOf(stripCounters(firewall.save), 'nat', 'POSTROUTING')
+  const { rules } = chainOf(firewall.save, 'nat', 'POSTROUTING')
   if (rules.some((rule) => rule.includes(`-s ${network} `) && rule.includes('-j MASQUERADE')))
     return [ok('masquerade', `what leaves ${network} is masqueraded`)]
   return [

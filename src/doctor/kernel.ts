@@ -6,15 +6,25 @@ export function kernelChecks(facts: Facts): Finding[] {
   return [...features(facts), ...forwarding(facts), ...reversePath(facts), ...bridgeNetfilter(facts)]
 }
 
-function features({ system, etcd }: Facts): Finding[] {
+/** Kind of a device: how people call it. */
+const NAMES: Readonly<Record<string, string>> = {
+  vxlan: 'VXLAN',
+  ipip: 'IPIP',
+  wireguard: 'WireGuard',
+  tun: 'TUN',
+}
+
+function features({ system }: Facts): Finding[] {
   const findings: Finding[] = []
-  if (system.vxlan === true) findings.push(ok('kernel', `Linux ${system.release} makes VXLAN devices`))
-  if (typeof system.vxlan === 'string' && (etcd.config?.backendType ?? 'vxlan') === 'vxlan') {
+  const { release, device } = system
+  const name = NAMES[device?.kind ?? ''] ?? device?.kind
+  if (device?.made === true) findings.push(ok('kernel', `Linux ${release} makes ${name} devices`))
+  if (typeof device?.made === 'string') {
     findings.push(
       fault('kernel', 'fail', {
-        what: `Linux ${system.release} makes no VXLAN device: ${system.vxlan}`,
+        what: `Linux ${release} makes no ${name} device: ${device.made}`,
         why: 'without one there is no tunnel to the other nodes',
-        mend: 'modprobe vxlan, or install the package with the other modules of this kernel',
+        mend: `modprobe ${device.kind}, or install the package with the other modules of this kernel`,
       }),
     )
   }

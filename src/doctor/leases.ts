@@ -69,6 +69,12 @@ function duplicates({ etcd }: Facts): Finding[] {
       "a MAC has one place in the kernel's table: packets for one node go to the other (cloned machines?)",
       pair,
     )
+  for (const pair of groups(leases, publicKeyOf))
+    report(
+      `${pair.length} leases have one WireGuard key`,
+      'a key has one place in the kernel: packets for one node go to the other (cloned machines?)',
+      pair,
+    )
   const sorted = leases.toSorted(
     (a, b) => a.subnet.address - b.subnet.address || a.subnet.length - b.subnet.length,
   )
@@ -80,6 +86,13 @@ function duplicates({ etcd }: Facts): Finding[] {
   }
   if (findings.length > 0) return findings
   return etcd.leases === undefined ? [] : [ok('duplicates in etcd', `none among ${leases.length} leases`)]
+}
+
+/** Of a lease of the wireguard backend. */
+function publicKeyOf({ attributes: { backendData } }: Lease): string | undefined {
+  if (typeof backendData !== 'object' || backendData === null || !('PublicKey' in backendData))
+    return undefined
+  return typeof backendData.PublicKey === 'string' ? backendData.PublicKey : undefined
 }
 
 /** Those with a key that another one has too. */

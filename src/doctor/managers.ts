@@ -10,17 +10,27 @@ const FOLDERS = [
   'lib/systemd/network',
 ]
 
-/** The programs that manage interfaces by themselves, below `root`, and what they would do with the device. */
-export function readManagers(of: {
-  readonly root: string
+/** What there is of the device for a file to match. */
+interface Matched {
   readonly device: string
-  readonly index: number | undefined
-  readonly running: (program: string) => boolean
-}): ManagerFacts {
-  const { root, device, running } = of
-  const network = firstMatch(root, '.network', device)
+  /** What systemd calls its type, any of them. */
+  readonly types: readonly string[]
+  /** As `ip -d link` calls it. */
+  readonly kind: string
+}
+
+/** The programs that manage interfaces by themselves, below `root`, and what they would do with the device. */
+export function readManagers(
+  of: Matched & {
+    readonly root: string
+    readonly index: number | undefined
+    readonly running: (program: string) => boolean
+  },
+): ManagerFacts {
+  const { running } = of
+  const network = firstMatch('.network', of)
   const keepsOff = network === undefined || /^Unmanaged\s*=\s*(yes|true|1|on)/im.test(network.text)
-  const link = firstMatch(root, '.link', device)
+  const link = firstMatch('.link', of)
   const policy = /^MACAddressPolicy\s*=\s*(\S+)/m.exec(link?.text ?? '')?.[1]
   return {
     networkd: running('systemd-network') ? (keepsOff ? [] : [network.path]) : undefined,
@@ -31,10 +41,10 @@ export function readManagers(of: {
 
 /** The first file by name that matches the device is the only one that counts. */
 function firstMatch(
-  root: string,
   ending: string,
-  device: string,
+  of: Matched & { readonly root: string },
 ): { path: string; text: string } | undefined {
+  const { root } = of
   const files = new Map<string, string>()
   for (const folder of FOLDERS) {
     for (const name of list(join(root, folder))) {
@@ -43,13 +53,13 @@ function firstMatch(
   }
   for (const [, path] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const text = read(path)
-    if (text !== undefined && matches(text, device)) return { path, text }
+    if (text !== undefined && matches(text, of)) return { path, text }
   }
   return undefined
 }
 
 /** Keys of [Match] that can be judged; one that cannot is taken not to match. */
-function matches(text: string, device: string): boolean {
+function matches(text: string, { device, types, kind }: Matched): boolean {
   const section = /^\[Match\]\s*$([\s\S]*?)(?=^\[|(?![\s\S]))/m.exec(text)?.[1]
   if (section === undefined) return false
   const pairs = [...section.matchAll(/^\s*(\w+)\s*=\s*(.*?)\s*$/gm)].map(([, key = '', value = '']) => [
@@ -64,9 +74,9 @@ function matches(text: string, device: string): boolean {
         case 'OriginalName':
           return anyGlob(value, [device])
         case 'Type':
-          return anyGlob(value, ['ether', 'vxlan'])
+          return anyGlob(value, types)
         case 'Kind':
-          return anyGlob(value, ['vxlan'])
+          return anyGlob(value, [kind])
         default:
           return false
       }

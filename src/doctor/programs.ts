@@ -22,7 +22,7 @@ export function tryApart(...argv: string[]): Promise<true | string | undefined> 
     execFile('unshare', ['--net', ...argv], { timeout: TIMEOUT }, (error, _, stderr) => {
       if (error === null) return resolve(true)
       const said = stderr.trim()
-      resolve(/^RTNETLINK|^Error/.test(said) ? said.split('\n')[0] : undefined)
+      resolve(/^RTNETLINK|^Error|^open:|^ioctl/.test(said) ? said.split('\n')[0] : undefined)
     })
   })
 }
@@ -44,10 +44,13 @@ export function list(path: string): string[] {
   }
 }
 
-/** The arguments of each running program of this name. */
+/** The arguments of each program of this name that runs in this network namespace: those elsewhere have other interfaces. */
 export function argumentsOf(name: string): string[][] {
+  const here = linkAt('/proc/self/ns/net')
   return processes().flatMap((pid) =>
-    read(`/proc/${pid}/comm`)?.trim() === name ? [read(`/proc/${pid}/cmdline`)?.split('\0') ?? []] : [],
+    read(`/proc/${pid}/comm`)?.trim() === name && linkAt(`/proc/${pid}/ns/net`) === here
+      ? [read(`/proc/${pid}/cmdline`)?.split('\0') ?? []]
+      : [],
   )
 }
 
@@ -64,13 +67,13 @@ export function parseUdp(text: string, port: number): number[] {
   })
 }
 
-/** Names of the programs that hold these sockets, with their process ids. The kernel's own have none. */
-export function holdersOf(inodes: readonly number[]): string[] {
+/** The programs that hold these sockets. The kernel's own have none. */
+export function holdersOf(inodes: readonly number[]): { readonly name: string; readonly pid: number }[] {
   if (inodes.length === 0) return []
   const links = new Set(inodes.map((inode) => `socket:[${inode}]`))
   return processes().flatMap((pid) => {
     const held = list(`/proc/${pid}/fd`).some((fd) => links.has(linkAt(`/proc/${pid}/fd/${fd}`)))
-    return held ? [`${read(`/proc/${pid}/comm`)?.trim()} (pid ${pid})`] : []
+    return held ? [{ name: read(`/proc/${pid}/comm`)?.trim() ?? '', pid: Number(pid) }] : []
   })
 }
 

@@ -10,65 +10,55 @@ import { Rtnl } from '../netlink/conn.ts'
 import { RT_TABLE_MAIN } from '../netlink/constants.ts'
 import { NetlinkError } from '../netlink/errors.ts'
 import { dumpFdb } from '../netlink/fdb.ts'
-import { dumpLinks } from '../netlink/link.ts'
+import { dumpLinks, type Link } from '../netlink/link.ts'
 import { dumpNeighbours } from '../netlink/neighbour.ts'
 import { dumpNexthops } from '../netlink/nexthop.ts'
 import { dumpRoutes } from '../netlink/route.ts'
 import { openRtnetlink } from '../netlink/socket.ts'
 import type { Options } from '../options.ts'
 import { pingThrough } from '../ping.ts'
-import type { Status } from '../status.ts'
+import type { PeerLine, Status } from '../status.ts'
 import { parseDotenv } from '../subnetfile.ts'
+import { roomOf } from './device.ts'
 import { quiet, readEtcd } from './etcd.ts'
 import {
   type DockerFacts,
-  deviceName,
-  type EtcdFacts,
   type Facts,
   type FileFacts,
   type NetworkFacts,
   peersOf,
+  type SystemFacts,
 } from './facts.ts'
 import { readManagers } from './managers.ts'
 import { probePeers } from './ping.ts'
 import { argumentsOf, holdersOf, output, parseUdp, read, tryApart } from './programs.ts'
+import { type Tunnel, tunnelHere, tunnelOf } from './tunnel.ts'
 
 export interface Reading {
   readonly options: Options
   readonly env: Readonly<Record<string, string | undefined>>
   readonly daemon: Status | string
+  /** Some of the peers that the daemon finds amiss. */
+  readonly unsound: readonly PeerLine[] | undefined
   /** Whether peers are pinged. */
   readonly ping: boolean
   /** Told how many peers have been asked. */
   readonly progress: ((done: number, of: number) => void) | undefined
 }
 
-export async function readFacts({ options, env, daemon, ping, progress }: Reading): Promise<Facts> {
-  const [etcd, vxlan, firewall] = await Promise.all([
-    readEtcd(options, env),
-    tryApart('ip', 'link', 'add', 'fldoctor', 'type', 'vxlan', 'id', '1', 'dstport', '8472'),
-    readFirewall(),
-  ])
+export async function readFacts(reading: Reading): Promise<Facts> {
+  const { options, env, daemon, unsound, ping, progress } = reading
+  const [etcd, firewall] = await Promise.all([readEtcd(options, env), readFirewall()])
   const rtnl = new Rtnl(openRtnetlink())
   try {
-    const network = await readNetwork(rtnl, options, etcd)
-    const { device, underlay } = network
-    const names = ['all', device?.name, typeof underlay === 'string' ? undefined : underlay.name]
-    const keys = ['ipv4/ip_forward', 'bridge/bridge-nf-call-iptables']
-    for (const name of names) if (name !== undefined) keys.push(`ipv4/conf/${name}/rp_filter`)
+    const links = rtnl.dump(dumpLinks())
+    const tunnel = etcd.config === undefined ? tunnelHere(daemon, links) : tunnelOf(etcd.config)
+    const network = await readNetwork({ rtnl, links, options, tunnel, daemon })
+    const { device } = network
     const facts: Facts = {
       now: Date.now(),
-      system: {
-        release: release(),
-        vxlan,
-        nexthops: hasNexthops(rtnl),
-        sysctl: Object.fromEntries(
-          keys.flatMap((key) => {
-            const value = read(`/proc/sys/net/${key}`)
-            return value === undefined ? [] : [[key, value.trim()]]
-          }),
-        ),
-      },
+      tunnel,
+      system: await readSystem(rtnl, network, tunnel),
       network,
       firewall,
       etcd,
@@ -76,12 +66,15 @@ export async function readFacts({ options, env, daemon, ping, progress }: Readin
       docker: readDocker(),
       managers: readManagers({
         root: '/',
-        device: deviceName({ etcd }),
+        device: device?.name ?? tunnel?.device?.name ?? '',
+        types: tunnel?.device?.types ?? [],
+        kind: tunnel?.device?.kind ?? '',
         index: device?.index,
         // The kernel keeps 15 bytes of a name.
         running: (program) => argumentsOf(program.slice(0, 15)).length > 0,
       }),
       daemon,
+      unsound,
       options,
       subnetFile: readSubnetFile(options.subnetFile),
       probes: [],
@@ -92,13 +85,48 @@ export async function readFacts({ options, env, daemon, ping, progress }: Readin
   }
 }
 
+/** How to make a device of each kind. */
+const TRIALS: Readonly<Record<string, string>> = {
+  vxlan: 'ip link add fldoctor type vxlan id 1 dstport 8472',
+  ipip: 'ip link add fldoctor type ipip local 192.0.2.1',
+  wireguard: 'ip link add fldoctor type wireguard',
+  tun: 'ip tuntap add dev fldoctor mode tun',
+}
+
+async function readSystem(
+  rtnl: Rtnl,
+  { device, underlay }: NetworkFacts,
+  tunnel: Tunnel | undefined,
+): Promise<SystemFacts> {
+  // What flannel is mostly used with, as long as nobody says what it will be.
+  const kind = tunnel === undefined ? 'vxlan' : tunnel.device?.kind
+  const trial = TRIALS[kind ?? '']
+  const made = trial === undefined ? undefined : await tryApart(...trial.split(' '))
+  const names = ['all', device?.name, typeof underlay === 'string' ? undefined : underlay.name]
+  const keys = ['ipv4/ip_forward', 'bridge/bridge-nf-call-iptables']
+  for (const name of names) if (name !== undefined) keys.push(`ipv4/conf/${name}/rp_filter`)
+  return {
+    release: release(),
+    device: kind === undefined || made === undefined ? undefined : { kind, made },
+    nexthops: hasNexthops(rtnl),
+    sysctl: Object.fromEntries(
+      keys.flatMap((key) => {
+        const value = read(`/proc/sys/net/${key}`)
+        return value === undefined ? [] : [[key, value.trim()]]
+      }),
+    ),
+  }
+}
+
 async function probe(facts: Facts, progress: Reading['progress']): Promise<Facts['probes']> {
-  const { device, underlay } = facts.network
-  if (device === undefined || typeof underlay === 'string' || facts.etcd.vxlan === undefined) return []
-  const peers = peersOf(facts).map(({ subnet, attributes }) => ({
+  const { tunnel } = facts
+  const { underlay, device } = facts.network
+  const mtu = tunnel?.device === undefined ? roomOf(facts) : device?.mtu
+  if (tunnel?.answers === undefined || mtu === undefined || typeof underlay === 'string') return []
+  const peers = peersOf(facts).map(({ subnet, attributes: { publicIP } }) => ({
     subnet,
-    publicIP: attributes.publicIP,
-    address: subnet.address,
+    publicIP,
+    address: tunnel.answers === 'subnet' ? subnet.address : publicIP,
   }))
   if (peers.length === 0) return []
   let socket: EchoSocket
@@ -109,7 +137,7 @@ async function probe(facts: Facts, progress: Reading['progress']): Promise<Facts
     throw error
   }
   try {
-    const targets = { peers, mtu: device.mtu, source: underlay.address }
+    const targets = { peers, mtu, source: underlay.address }
     return await probePeers(targets, pingThrough(socket), (done) => progress?.(done, peers.length))
   } finally {
     socket.close()
@@ -126,15 +154,25 @@ function hasNexthops(rtnl: Rtnl): boolean {
   }
 }
 
-async function readNetwork(rtnl: Rtnl, options: Options, etcd: EtcdFacts): Promise<NetworkFacts> {
-  const links = rtnl.dump(dumpLinks())
-  const isVxlan = etcd.config === undefined || etcd.config.backendType === 'vxlan'
-  const name = deviceName({ etcd })
-  const device = isVxlan ? links.find((link) => link.name === name) : undefined
-  const offload = device === undefined ? undefined : await output('ethtool', '-k', name)
-  const port = etcd.vxlan?.port ?? 8472
-  const sockets = ['/proc/net/udp', '/proc/net/udp6'].flatMap((path) => parseUdp(read(path) ?? '', port))
-  const assigned = read(`/sys/class/net/${name}/addr_assign_type`)
+async function readNetwork(of: {
+  readonly rtnl: Rtnl
+  readonly links: readonly Link[]
+  readonly options: Options
+  readonly tunnel: Tunnel | undefined
+  readonly daemon: Status | string
+}): Promise<NetworkFacts> {
+  const { rtnl, links, options, tunnel, daemon } = of
+  // A TUN device may have another number than usual, which the daemon knows.
+  const known = typeof daemon === 'string' ? undefined : daemon.device?.name
+  const name = tunnel?.device === undefined ? undefined : (known ?? tunnel.device.name)
+  const device = links.find((link) => link.name === name)
+  const offload = device === undefined ? undefined : await output('ethtool', '-k', device.name)
+  const assigned = device === undefined ? undefined : read(`/sys/class/net/${device.name}/addr_assign_type`)
+  const port = tunnel?.udp?.port
+  const sockets =
+    port === undefined
+      ? []
+      : ['/proc/net/udp', '/proc/net/udp6'].flatMap((path) => parseUdp(read(path) ?? '', port))
   return {
     links,
     addresses: rtnl.dump(dumpAddresses({ family: 4 })),
@@ -142,10 +180,10 @@ async function readNetwork(rtnl: Rtnl, options: Options, etcd: EtcdFacts): Promi
     underlay: choose(rtnl, options),
     device,
     neighbours: device === undefined ? [] : rtnl.dump(dumpNeighbours({ family: 4, index: device.index })),
-    fdb: device === undefined ? [] : rtnl.dump(dumpFdb({ index: device.index })),
+    fdb: device?.kind === 'vxlan' ? rtnl.dump(dumpFdb({ index: device.index })) : [],
     macAssigned: assigned === undefined ? undefined : Number(assigned),
     checksumOffload: offload === undefined ? undefined : /^tx-checksumming: on/m.test(offload),
-    udp: holdersOf(sockets).map((owner) => ({ port, owner })),
+    udp: holdersOf(sockets),
   }
 }
 

@@ -1,30 +1,22 @@
 import { describe, expect, it } from 'vitest'
-import { spoilsChecksums } from '../../src/doctor/device.ts'
-import { examine } from '../../src/doctor/examine.ts'
 import type { Facts } from '../../src/doctor/facts.ts'
 import { exitStatus, type Finding } from '../../src/doctor/finding.ts'
+import { spoilsChecksums } from '../../src/doctor/offload.ts'
 import { renderReport } from '../../src/doctor/report.ts'
-import { address, ip, lease, link, NOW, route, subnet, vxlan, WELL } from './facts.ts'
-
-/** Parts of the facts, each laid over the same part of a node that is well. */
-type Change = {
-  readonly [K in keyof Facts]?: Facts[K] extends readonly unknown[] ? Facts[K] : Partial<Facts[K]> | Facts[K]
-}
-
-function changed(change: Change): Facts {
-  const merged: Record<string, unknown> = { ...WELL }
-  for (const [key, value] of Object.entries(change)) {
-    const before = merged[key]
-    const plain = (of: unknown): boolean => Object.getPrototypeOf(of ?? 0) === Object.prototype
-    merged[key] = plain(before) && plain(value) ? { ...(before as object), ...(value as object) } : value
-  }
-  return merged as unknown as Facts
-}
-
-/** All that is amiss, but for the daemon, which does not run in any of these. */
-function amiss(change: Change): Finding[] {
-  return examine(changed(change)).filter(({ level, check }) => level !== 'ok' && check !== 'flanneld')
-}
+import {
+  address,
+  amiss,
+  type Change,
+  ip,
+  lease,
+  link,
+  NOW,
+  route,
+  subnet,
+  tunnel,
+  vxlan,
+  WELL,
+} from './facts.ts'
 
 it('nothing is amiss on a node that is well', () => {
   expect(amiss({})).toEqual([])
@@ -50,13 +42,18 @@ const certificate = (days: number, since = -10): Change => ({
 })
 const drop = '*filter\n:FORWARD DROP [0:0]\nCOMMIT\n'
 
+const firewalled = (filter: string): Change => ({
+  firewall: { save: `*filter\n${filter}${firewall.save?.replace('*filter\n', '')}` },
+})
+const inTunnel = { ...peer, large: LOST, small: LOST, underlay: GOT }
+
 describe('each fault is named, alone, with its level', () => {
   it.each<[name: string, level: 'warn' | 'fail', words: RegExp, Change]>([
     [
       'no VXLAN',
       'fail',
       /^kernel: .*not supported/,
-      { system: { vxlan: 'RTNETLINK answers: not supported' } },
+      { system: { device: { kind: 'vxlan', made: 'RTNETLINK answers: not supported' } } },
     ],
     ['no forwarding', 'fail', /^ip_forward: /, { system: { sysctl: { 'ipv4/ip_forward': '0' } } }],
     [
@@ -100,7 +97,7 @@ describe('each fault is named, alone, with its level', () => {
       /^UDP port: cilium has UDP port 8472 and VNI 1/,
       { network: { links: [...network.links, vxlan('cilium', 8, 1)] } },
     ],
-    ['a program on the port', 'fail', /taken by nc/, { network: { udp: [{ port: 8472, owner: 'nc' }] } }],
+    ['a program on the port', 'fail', /taken by nc/, { network: { udp: [{ name: 'nc', pid: 7 }] } }],
     [
       'no device',
       'fail',
@@ -123,7 +120,7 @@ describe('each fault is named, alone, with its level', () => {
       'another port than the config',
       'fail',
       /its UDP port is 8472, the config says 4789/,
-      { etcd: { vxlan: { vni: 1, port: 4789, gbp: false, directRouting: false, mtu: undefined } } },
+      tunnel('vxlan', { Port: 4789 }),
     ],
     ['no address', 'fail', /it lacks the address 10\.5\.1\.0/, { network: { addresses: [] } }],
     [
@@ -268,6 +265,28 @@ describe('each fault is named, alone, with its level', () => {
       { probes: [{ ...peer, large: LOST, small: LOST, underlay: GOT }] },
     ],
     [
+      'a port that this firewall blocks',
+      'fail',
+      /^peers: .*through the tunnel, but/,
+      { probes: [inTunnel], ...firewalled(':INPUT DROP [0:0]\n') },
+    ],
+    [
+      'a node with another backend',
+      'warn',
+      /^backends: 1 leases are not of vxlan: 10\.5\.3\.0\/24 of 192\.0\.2\.3 \(host-gw\)/,
+      {
+        etcd: {
+          leases: [
+            ...(etcd.leases ?? []),
+            {
+              ...lease('10.5.3.0/24', '192.0.2.3', ''),
+              attributes: { publicIP: ip('192.0.2.3'), backendType: 'host-gw', backendData: undefined },
+            },
+          ],
+        },
+      },
+    ],
+    [
       'a black hole',
       'fail',
       /^path MTU: 1 of 1/,
@@ -311,7 +330,7 @@ it.each<[string, Change]>([
   [
     'a peer that is routed to directly',
     {
-      etcd: { vxlan: { vni: 1, port: 8472, gbp: false, directRouting: true, mtu: undefined } },
+      ...tunnel('vxlan', { DirectRouting: true }),
       network: { routes: [route('10.5.2.0/24', 2, '192.0.2.2')], neighbours: [], fdb: [] },
     },
   ],
@@ -342,6 +361,33 @@ it.each([
   ['6.1.0-18-amd64', false],
 ])('Linux %s spoils checksums: %s', (release, spoils) => {
   expect(spoilsChecksums(release)).toBe(spoils)
+})
+
+it.each<[string, Change, RegExp]>([
+  ['in the network', {}, /^UDP port 8472 is blocked on the way there or back/],
+  ['by what is amiss here', { network: { routes: [] } }, /^something is amiss on this node/],
+  [
+    'by a rule of this node',
+    firewalled(
+      ':INPUT ACCEPT [0:0]\n:own - [0:0]\n-A INPUT -j own\n[3:4] -A own -p udp -m multiport --dports 53,8472 -j REJECT\n',
+    ),
+    /^this node's own firewall may drop UDP port 8472: -A own -p udp -m multiport --dports 53,8472 -j REJECT/,
+  ],
+  [
+    'by the policy of this node',
+    firewalled(':INPUT DROP [0:0]\n-A INPUT -p udp -m udp --dport 84720 -j ACCEPT\n'),
+    /^this node's own firewall .*: INPUT drops what no rule accepts/,
+  ],
+  [
+    'not by a policy with a rule that accepts',
+    firewalled(
+      ':INPUT DROP [0:0]\n:ufw - [0:0]\n-A INPUT -j ufw\n-A ufw -p udp -m udp --dport 8472 -j ACCEPT\n',
+    ),
+    /^UDP port 8472 is blocked on the way/,
+  ],
+])('a tunnel that is blocked %s', (_, change, why) => {
+  const found = amiss({ ...change, probes: [inTunnel] }).filter(({ check }) => check === 'peers')
+  expect(found).toMatchObject([{ level: 'fail', why: expect.stringMatching(why) }])
 })
 
 it('exits 0, 1, 2 by the worst', () => {

@@ -1,5 +1,8 @@
 /** Facts of a node that is well, for tests that change one of them. */
+import { examine } from '../../src/doctor/examine.ts'
 import type { Facts } from '../../src/doctor/facts.ts'
+import type { Finding } from '../../src/doctor/finding.ts'
+import { tunnelOf } from '../../src/doctor/tunnel.ts'
 import { type Ipv4, parseCidr, parseIpv4, type Subnet } from '../../src/ip.ts'
 import { NTF_SELF, NUD_PERMANENT } from '../../src/netlink/constants.ts'
 import type { Link } from '../../src/netlink/link.ts'
@@ -107,9 +110,10 @@ COMMIT
 /** Node 192.0.2.1 with 10.5.1.0/24, and one peer, 192.0.2.2 with 10.5.2.0/24. */
 export const WELL: Facts = {
   now: NOW,
+  tunnel: tunnelOf({ backendType: 'vxlan', backend: {} }),
   system: {
     release: '6.1.0-18-amd64',
-    vxlan: true,
+    device: { kind: 'vxlan', made: true },
     nexthops: true,
     sysctl: { 'ipv4/ip_forward': '1', 'ipv4/conf/all/rp_filter': '0', 'ipv4/conf/eth0/rp_filter': '0' },
   },
@@ -157,7 +161,6 @@ export const WELL: Facts = {
       backendType: 'vxlan',
       backend: {},
     },
-    vxlan: { vni: 1, port: 8472, gbp: false, directRouting: false, mtu: undefined },
     configError: undefined,
     leases: [
       lease('10.5.1.0/24', '192.0.2.1', '02:00:00:00:00:01'),
@@ -178,7 +181,33 @@ export const WELL: Facts = {
     ['FLANNEL_MTU', '1450'],
     ['FLANNEL_IPMASQ', 'true'],
   ]),
+  unsound: undefined,
   probes: [
     { subnet: subnet('10.5.2.0/24'), publicIP: ip('192.0.2.2'), large: { sent: 3, received: 3, rtt: 0.5 } },
   ],
 }
+
+/** Parts of the facts, each laid over the same part of a node that is well. */
+export type Change = {
+  readonly [K in keyof Facts]?: Facts[K] extends readonly unknown[] ? Facts[K] : Partial<Facts[K]> | Facts[K]
+}
+
+export function changed(change: Change): Facts {
+  const merged: Record<string, unknown> = { ...WELL }
+  for (const [key, value] of Object.entries(change)) {
+    const before = merged[key]
+    const plain = (of: unknown): boolean => Object.getPrototypeOf(of ?? 0) === Object.prototype
+    merged[key] = plain(before) && plain(value) ? { ...(before as object), ...(value as object) } : value
+  }
+  return merged as unknown as Facts
+}
+
+/** All that is amiss, but for the daemon, which does not run in any of these. */
+export function amiss(change: Change): Finding[] {
+  return examine(changed(change)).filter(({ level, check }) => level !== 'ok' && check !== 'flanneld')
+}
+
+/** Facts of the tunnel that this config makes. */
+export const tunnel = (backendType: string, backend: Readonly<Record<string, unknown>> = {}): Change => ({
+  tunnel: tunnelOf({ backendType, backend }),
+})

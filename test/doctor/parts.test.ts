@@ -100,6 +100,8 @@ describe('who manages the device', () => {
     const found = readManagers({
       root,
       device: 'flannel.1',
+      types: ['ether', 'vxlan'],
+      kind: 'vxlan',
       index: 5,
       running: (program) => programs.includes(program),
     })

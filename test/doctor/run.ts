@@ -7,7 +7,13 @@ import type { Namespace } from '../netns/lab.ts'
 export interface Diagnosis {
   readonly exit: number
   readonly findings: readonly { check: string; level: Severity; what: string; why: string; mend: string }[]
-  readonly peers: readonly { subnet: string; verdict: string; lossPercent: number; rttMs: number | null }[]
+  readonly peers: readonly {
+    subnet: string
+    verdict: string
+    lossPercent: number
+    largestPacket: number | null
+    rttMs: number | null
+  }[]
 }
 
 const CLI = join(import.meta.dirname, 'cli.ts')
