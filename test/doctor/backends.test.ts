@@ -104,6 +104,7 @@ describe('each fault is named, alone, with its level', () => {
             route: 'plain',
             entries: { peer: 'missing' },
             changedAt: null,
+            probe: null,
           },
         ],
       },
