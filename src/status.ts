@@ -369,7 +369,7 @@ export function healthOf(from: StatusSources): Health {
   }
   if (overlay !== undefined) {
     for (const [table, { failed } = { failed: 0 }] of Object.entries(overlay.status.tables)) {
-      if (failed > 0) reasons.push(`the kernel refuses ${failed} entries of table ${table}`)
+      if (failed > 0) reasons.push(`${failed} entries of table ${table} are refused`)
     }
     const trouble = overlay.history?.trouble
     if (trouble !== undefined) reasons.push(trouble)

@@ -209,7 +209,7 @@ describe('health', () => {
           status: { peers: 2, skipped: 0, tables: { route: { wanted: 2, held: 1, failed: 1 } } },
         },
       }),
-      'the kernel refuses 1 entries of table route',
+      '1 entries of table route are refused',
     ],
     [
       'a device that cannot be had',

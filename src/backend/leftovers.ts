@@ -81,14 +81,14 @@ export function isInNetwork(rtnl: Rtnl, { index }: Link, network: Subnet): boole
     .some(({ address }) => typeof address === 'number' && contains(network, address))
 }
 
-function removeRoutes({ rtnl, log, network, subnetLen, underlay, before }: Leftovers): void {
+function removeRoutes({ rtnl, log, network, subnetLen, underlay }: Leftovers): void {
   const routes = rtnl
     .dump(dumpRoutes({ table: RT_TABLE_MAIN, oif: underlay }))
     .filter((route) => route.nexthopId === undefined && isLeaseRoute(route, network, subnetLen))
   const requests: NetlinkRequest[] = routes.map((route) => deleteRoute(route))
   // Routes through a nexthop object go with it.
   const objects = rtnl.dump(dumpNexthops({ oif: underlay })).filter(({ id }) => isOurNexthopId(id))
-  if (before === 'host-gw') requests.push(...objects.map(({ id }) => deleteNexthop(id)))
+  requests.push(...objects.map(({ id }) => deleteNexthop(id)))
   if (requests.length === 0) return
   const failed = rtnl.batch(requests).find((error) => error !== undefined && !error.notFound)
   if (failed !== undefined) throw failed

@@ -63,6 +63,9 @@ export class UnusableLease extends Error {
   override readonly name = 'UnusableLease'
 }
 
+/** What a peer can need: entries of the kernel's tables, or the run of an operator's command. */
+export type Need = TableName | 'command'
+
 export interface TableStatus {
   readonly wanted: number
   readonly held: number
@@ -72,7 +75,7 @@ export interface TableStatus {
 export interface ReconcilerStatus {
   readonly peers: number
   readonly skipped: number
-  readonly tables: Readonly<Partial<Record<TableName, TableStatus>>>
+  readonly tables: Readonly<Partial<Record<Need, TableStatus>>>
   readonly repairs: Readonly<Record<TableName | 'device', number>>
 }
 
@@ -85,9 +88,13 @@ export interface PeerStatus {
   readonly publicIP: Ipv4
   /** The peer's VTEP, where it has one. */
   readonly mac: MacAddress | undefined
-  /** How its subnet is reached; `none` when another peer has its place. */
-  readonly route: 'plain' | 'nexthop' | 'direct' | 'none'
-  readonly entries: Readonly<Partial<Record<TableName, EntryState>>>
+  /**
+   * How its subnet is reached: by a route of its own, plain or through a nexthop object, around the tunnel, by the one
+   * route to the whole network, or as the operator's commands have it; `none` when another peer has its place.
+   */
+  readonly route: 'plain' | 'nexthop' | 'direct' | 'network' | 'command' | 'none'
+  /** Of a command: whether it was run for the peer as it is now, and went well. */
+  readonly entries: Readonly<Partial<Record<Need, EntryState>>>
 }
 
 /** One run of something, and how much it found to do. */

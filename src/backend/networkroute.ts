@@ -3,7 +3,7 @@ import type { Rtnl } from '../netlink/conn.ts'
 import { RT_TABLE_MAIN, RTN_UNICAST, RTPROT_BOOT, RTPROT_KERNEL } from '../netlink/constants.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import { deleteRoute, dumpRoutes, type Route, replaceRoute } from '../netlink/route.ts'
-import { DeltaTracker } from './delta.ts'
+import { DeltaTracker, type EntryState } from './delta.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
 import { routeKey } from './routes.ts'
 
@@ -78,6 +78,15 @@ export class NetworkRoute {
 
   deletions(may: May): Iterable<Operation> {
     return deletions('route', this.#routes, deleteRoute, may)
+  }
+
+  /** Another program's in its place has another key. */
+  state(): EntryState {
+    if (this.#wanted === undefined) return 'missing'
+    const state = this.#routes.state(this.#wanted)
+    if (state !== 'missing') return state
+    for (const [, route] of this.#routes.extra()) if (this.#inPlace(route)) return 'differs'
+    return 'missing'
   }
 
   get counts() {

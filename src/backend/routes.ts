@@ -49,8 +49,10 @@ export interface PeerRoutesOptions {
   readonly log: Logger
   readonly network: Subnet
   readonly subnetLen: number
-  /** The device that most paths leave by: nexthop objects are made on it. 0 while there is none. */
+  /** The device that paths leave by. 0 while there is none. */
   readonly device: () => { readonly index: number; readonly name: string }
+  /** Index of the interface that paths leave by which need no tunnel, of a backend that has such beside its device. */
+  readonly direct?: (() => number) | undefined
   /** Whether a route is ours for another reason than the two above. Not asked about the kernel's own. */
   readonly owns: (route: Route) => boolean
 }
@@ -161,10 +163,10 @@ export class PeerRoutes {
 
   /** Reads both tables whole; returns the keys that were not as believed. Throws NetlinkError. */
   load(): TableKey[] {
-    const { rtnl, device } = this.#options
+    const { rtnl } = this.#options
     const surprising: TableKey[] = []
     if (this.#supported) {
-      const objects = rtnl.dump(dumpNexthops({ oif: device().index })).filter((n) => this.#ownsNexthop(n))
+      const objects = rtnl.dump(dumpNexthops({})).filter((n) => this.#ownsNexthop(n))
       for (const key of this.#nexthops.holdExactly(objects.map((n) => [n.id, n])))
         surprising.push({ table: 'nexthop', key })
     }
@@ -234,17 +236,14 @@ export class PeerRoutes {
   }
 
   nexthopWrites(may: May): Iterable<Operation> {
-    const { name } = this.#options.device()
-    return writes('nexthop', this.#nexthops, (n) => replaceNexthop(n, name), may)
+    return writes('nexthop', this.#nexthops, (n) => replaceNexthop(n, this.#nameOf(n.oif)), may)
   }
 
   /** Routes whose nexthop object stands, and for which `ready` says that the rest of what they lead through does. */
   writes(may: May, ready: (destination: Subnet) => boolean = () => true): Iterable<Operation> {
-    const { index, name } = this.#options.device()
-    const device = ({ oif }: Route) => (oif === undefined || oif === index ? name : `interface ${oif}`)
     return rowWrites(
       this.#routes,
-      (route) => replaceRoute(route, device(route)),
+      (route) => replaceRoute(route, this.#nameOf(route.oif)),
       may,
       ({ destination, nexthopId }) =>
         (nexthopId === undefined || this.#nexthops.settled(nexthopId)) &&
@@ -279,9 +278,10 @@ export class PeerRoutes {
       const { route, nexthop, key } = entry
       const state = this.#routes.state(key)
       const entries = { route: state === 'missing' && wrong.has(subnetKey(destination)) ? 'differs' : state }
-      if (nexthop !== undefined)
-        return { route: 'nexthop', entries: { ...entries, nexthop: this.#nexthops.state(nexthop.id) } }
-      return { route: route.oif === this.#options.device().index ? 'plain' : 'direct', entries }
+      const isDirect = this.#isDirect((nexthop ?? route).oif)
+      if (nexthop === undefined) return { route: isDirect ? 'direct' : 'plain', entries }
+      const both = { ...entries, nexthop: this.#nexthops.state(nexthop.id) }
+      return { route: isDirect ? 'direct' : 'nexthop', entries: both }
     }
   }
 
@@ -297,9 +297,9 @@ export class PeerRoutes {
 
   /** Keeps the kind of route that the kernel holds already, so that a restart over a right kernel writes nothing. */
   #choose(subnet: Subnet, path: Path): RouteEntries {
-    const { network, subnetLen, device } = this.#options
-    const usable = this.#supported && path.oif === device().index
-    const id = usable ? nexthopIdOf(subnet, network, subnetLen) : undefined
+    const { network, subnetLen } = this.#options
+    const prefix = this.#isDirect(path.oif) ? DIRECT_ID_PREFIX : NEXTHOP_ID_PREFIX
+    const id = this.#supported ? nexthopIdOf(subnet, network, subnetLen, prefix) : undefined
     if (id !== undefined && (this.#plain >= PLAIN_ROUTES || !this.#few())) {
       const through = routeEntries(subnet, path, id)
       if (this.#plain >= PLAIN_ROUTES || this.#routes.held(through.key) !== undefined) return through
@@ -312,8 +312,17 @@ export class PeerRoutes {
     return Math.max(this.#entries.size, this.#expected) < PLAIN_ROUTES * 0.75
   }
 
+  #isDirect(oif: number | undefined): boolean {
+    return oif !== undefined && oif !== this.#options.device().index
+  }
+
+  #nameOf(oif: number | undefined): string {
+    return this.#isDirect(oif) ? `interface ${oif}` : this.#options.device().name
+  }
+
   #ownsNexthop({ id, oif }: Nexthop): boolean {
-    return isOurNexthopId(id) && oif === this.#options.device().index
+    const { device, direct } = this.#options
+    return isOurNexthopId(id) && (oif === device().index || oif === direct?.())
   }
 
   #ownsRoute(route: Route): boolean {
@@ -407,20 +416,31 @@ export function isLeaseRoute(route: Route, network: Subnet, subnetLen: number): 
   )
 }
 
-/** Nexthop ids of ours have this top byte, so that a restart knows them and other software's stay clear. */
+/** Nexthop ids of ours have one of these top bytes, so that a restart knows them and other software's stay clear. */
 const NEXTHOP_ID_PREFIX = 0xf1000000
+/**
+ * For paths around the tunnel. A peer that moves behind a router gets a new object and then a new route, which waits for
+ * what carries it; the object that it had, put elsewhere, would take the route along at once.
+ */
+export const DIRECT_ID_PREFIX = 0xf2000000
 
 /**
  * The nexthop id of a subnet: its position in the network, in the lower 24 bits. Undefined where positions do not
  * fit or do not exist (a lease of another length than the network's SubnetLen): such a peer gets a plain route.
  */
-export function nexthopIdOf(subnet: Subnet, network: Subnet, subnetLen: number): number | undefined {
+export function nexthopIdOf(
+  subnet: Subnet,
+  network: Subnet,
+  subnetLen: number,
+  prefix = NEXTHOP_ID_PREFIX,
+): number | undefined {
   if (subnet.length !== subnetLen || subnetLen - network.length > 24) return undefined
-  return NEXTHOP_ID_PREFIX + (subnet.address - network.address) / 2 ** (32 - subnetLen)
+  return prefix + (subnet.address - network.address) / 2 ** (32 - subnetLen)
 }
 
 export function isOurNexthopId(id: number): boolean {
-  return id >>> 24 === NEXTHOP_ID_PREFIX >>> 24
+  const prefix = id - (id & 0xffffff)
+  return prefix === NEXTHOP_ID_PREFIX || prefix === DIRECT_ID_PREFIX
 }
 
 /** Whether the kernel reaches an address by this interface without a router between. False when it can't tell. */

@@ -117,6 +117,16 @@ export function renderScreen({ status, peers, colour }: Screen): string {
 
 const SHORT: Readonly<Record<string, string>> = { ok: 'ok', missing: 'MISS', differs: 'DIFF' }
 
+/** A column for each thing that a peer of some backend needs, shown where there is one that does. */
+const NEEDS: readonly (readonly [name: string, heading: string])[] = [
+  ['neighbour', 'ARP'],
+  ['fdb', 'FDB'],
+  ['nexthop', 'NH'],
+  ['peer', 'PEER'],
+  ['command', 'CMD'],
+  ['route', 'RT'],
+]
+
 /**
  * `ok`, MISS for missing, DIFF for something else in its place; `-` where a peer needs none. AGE is since its last change. Where
  * peers are pinged, the round trip has the place of the MAC, which is in the JSON, or LOST of those that do not answer.
@@ -126,15 +136,16 @@ function peerTable(
   status: Status,
   paint: (tone: Tone, text: string) => string,
 ): string[] {
-  const line = (cells: readonly string[]): string =>
-    [18, 15, 17, 7, 4, 4].map((width, i) => (cells[i] ?? '').padEnd(width)).join(' ') +
-    ` ${(cells[6] ?? '').padEnd(4)} ${cells[7] ?? ''}`.trimEnd()
+  const needs = NEEDS.filter(([name]) => peers.some(({ entries }) => entries[name] !== undefined))
+  const widths = [18, 15, 17, 7, ...needs.map(() => 4)]
+  const line = (cells: readonly string[], last: string): string =>
+    `${cells.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join(' ')} ${last}`.trimEnd()
   const now = Date.parse(status.daemon.startedAt) + status.daemon.uptimeSeconds * 1000
   const pinged = status.probes !== null
   const rows = peers.map(({ subnet, publicIP, mac, route, entries, changedAt, probe }) => {
-    const states = ['neighbour', 'fdb', 'route'].map((table) => SHORT[entries[table] ?? ''] ?? '-')
+    const states = needs.map(([name]) => SHORT[entries[name] ?? ''] ?? '-')
     const changed = changedAt === null ? '' : span((now - Date.parse(changedAt)) / 1000, 1)
-    const text = line([subnet, publicIP, pinged ? roundTrip(probe) : (mac ?? '-'), route, ...states, changed])
+    const text = line([subnet, publicIP, pinged ? roundTrip(probe) : (mac ?? '-'), route, ...states], changed)
     const well = route !== 'none' && Object.values(entries).every((state) => state === 'ok')
     return well && probe?.reachable !== false ? text : paint('bad', text)
   })
@@ -143,7 +154,16 @@ function peerTable(
   return [
     paint(
       'bold',
-      line(['SUBNET', 'PUBLIC IP', pinged ? 'PING' : 'VTEP MAC', 'ROUTE', 'ARP', 'FDB', 'RT', 'AGE']),
+      line(
+        [
+          'SUBNET',
+          'PUBLIC IP',
+          pinged ? 'PING' : 'VTEP MAC',
+          'ROUTE',
+          ...needs.map(([, heading]) => heading),
+        ],
+        'AGE',
+      ),
     ),
     ...rows,
     ...(rest > 0 ? [paint('dim', `and ${rest} more peers; those with something amiss come first`)] : []),

@@ -103,8 +103,20 @@ it('shows all on one screen', () => {
   )
 })
 
+it.each<[string, PeerLine['entries'], string, string]>([
+  ['many peers', { neighbour: 'ok', fdb: 'ok', nexthop: 'ok', route: 'ok' }, 'ARP FDB NH RT', 'ok ok ok ok'],
+  ['wireguard', { peer: 'differs', route: 'ok' }, 'PEER RT', 'DIFF ok'],
+  ['extension', { command: 'missing' }, 'CMD', 'MISS'],
+  ['alloc', {}, '', ''],
+])('has the columns that peers of %s need', (_, entries, headings, states) => {
+  const [, peer] = PEERS
+  const peers = peer === undefined ? [] : [{ ...peer, entries }]
+  const rows = renderScreen({ status: STATUS, peers, colour: false }).split('\n').slice(-4, -2)
+  expect(rows.map((row) => row.slice(61).replaceAll(/ +/g, ' '))).toEqual([`${headings} AGE`.trim(), states])
+})
+
 it('names what is wrong, in no more than 80 columns, and in colour only when asked', () => {
-  const reasons = ['the kernel refuses 1 entries of table route', `a very long reason ${'word '.repeat(40)}`]
+  const reasons = ['1 entries of table route are refused', `a very long reason ${'word '.repeat(40)}`]
   const status: Status = {
     ...STATUS,
     health: { alive: true, ready: false, stuckLoops: [], reasons },
@@ -119,7 +131,7 @@ it('names what is wrong, in no more than 80 columns, and in colour only when ask
   const plain = renderScreen({ status, peers: PEERS, colour: false })
   for (const text of [
     'NOT READY (running)',
-    'the kernel refuses 1 entries of table route',
+    '1 entries of table route are refused',
     '1 in use, 2 SKIPPED',
     '10.1.9.0-24: garbage',
     '2 wanted, 1 held, 1 REFUSED',
@@ -148,10 +160,10 @@ it('shows the round trips where peers are pinged', () => {
     expect.arrayContaining([
       'pings      14997 reachable, 2 UNREACHABLE, 1 not known yet, round trip',
       '           0.08/0.25/132 ms, every 10s',
-      'SUBNET             PUBLIC IP       PING              ROUTE   ARP  FDB  RT   AGE',
-      '10.1.4.0/24        192.0.2.4       LOST              direct  -    -    ok',
-      '10.1.4.0/24        192.0.2.4       12.3 ms           direct  -    -    ok',
-      '10.1.4.0/24        192.0.2.4       -                 direct  -    -    ok',
+      'SUBNET             PUBLIC IP       PING              ROUTE   RT   AGE',
+      '10.1.4.0/24        192.0.2.4       LOST              direct  ok',
+      '10.1.4.0/24        192.0.2.4       12.3 ms           direct  ok',
+      '10.1.4.0/24        192.0.2.4       -                 direct  ok',
     ]),
   )
 })

@@ -1,6 +1,7 @@
 /** A node of any backend on a machine, opened as the daemon opens it, with time that stands still until it is turned. */
-import { expect } from 'vitest'
+import { expect, vi } from 'vitest'
 import type { Backend, BackendContext, Network } from '../../src/backend/backend.ts'
+import { removeLeftovers } from '../../src/backend/leftovers.ts'
 import { openBackend } from '../../src/backends.ts'
 import { formatIpv4 } from '../../src/ip.ts'
 import type { Logger } from '../../src/log.ts'
@@ -42,6 +43,8 @@ export interface Row {
   /** The kernel lines that the node itself calls for. */
   readonly own?: Partial<KernelState>
   readonly mtu: number
+  /** Its work is done by commands, which take their time. */
+  readonly commands?: true
 }
 
 export class BackendNode {
@@ -52,9 +55,12 @@ export class BackendNode {
   readonly logged: string[] = []
   readonly writes: string[] = []
   backend: Backend | undefined
+  /** `BackendType` of the lease that an earlier run has written. */
+  before: string | undefined
   readonly keyFile: string
   #network: Network | undefined
   readonly #requests: NetlinkSocket
+  readonly #about: Pick<BackendContext, 'rtnl' | 'log' | 'network' | 'subnetLen'>
   readonly #monitor: Monitor
   readonly #stop = new AbortController()
   #running: Promise<void> | undefined
@@ -66,6 +72,10 @@ export class BackendNode {
     this.op = op
     this.row = row
     this.#requests = this.#tapped(machine.open())
+    this.#about = {
+      ...{ rtnl: new Rtnl(this.#requests), log: this.#logger() },
+      ...{ network: subnet('10.240.0.0/12'), subnetLen: 24 },
+    }
     this.#monitor = new Monitor(
       machine.monitor(),
       (changes) => this.#network?.observe(changes),
@@ -80,12 +90,9 @@ export class BackendNode {
 
   async open(changes: Partial<BackendContext> = {}): Promise<Backend> {
     const context: BackendContext = {
-      rtnl: new Rtnl(this.#requests),
+      ...this.#about,
       generic: () => new Rtnl(this.machine.generic()),
-      log: this.#logger(),
       clock: this.clock,
-      network: subnet('10.240.0.0/12'),
-      subnetLen: 24,
       options: this.row.options ?? {},
       underlay: underlayOf(this.op),
       resyncPeriod: 60_000,
@@ -97,10 +104,13 @@ export class BackendNode {
     return this.backend
   }
 
-  /** As the daemon starts: the device, the first snapshot, one apply; from then on by itself. */
+  /** As the daemon starts: what another backend has left goes, then the device, the first snapshot, one apply; from then on by itself. */
   async start(peers: readonly RemoteNode[], changes: Partial<BackendContext> = {}): Promise<this> {
     const backend = await this.open(changes)
     const attributes = backend.attributes(undefined)
+    const { device } = backend
+    const underlay = underlayOf(this.op).index
+    removeLeftovers({ ...this.#about, before: this.before, type: this.row.type, device, underlay })
     const lease = { subnet: subnet('10.244.0.0/24'), attributes, ttl: 86_400, modifiedIndex: 1 }
     this.#network = await backend.start(lease, {
       drain: () => this.#monitor.drain(),
@@ -161,6 +171,20 @@ export class BackendNode {
     expect(sorted({ ...state, neighbours })).toEqual(sorted(wanted))
     const { peer: line } = this.row
     if (line !== undefined) expect([...this.machine.peers()].sort()).toEqual(peers.map(line).sort())
+  }
+
+  /** As `expectState`: at once, or as soon as all commands have run. */
+  async reach(peers: readonly RemoteNode[], more: Partial<KernelState> = {}): Promise<void> {
+    if (this.row.commands !== undefined) {
+      const { network } = this
+      const done = () => {
+        expect([...(network.peers?.() ?? [])].map(({ entries }) => entries.command)).toEqual(
+          peers.map(() => 'ok'),
+        )
+        this.expectState(peers, more)
+      }
+      await vi.waitFor(done, { timeout: 20_000, interval: 20 })
+    } else this.expectState(peers, more)
   }
 
   async stop(): Promise<void> {

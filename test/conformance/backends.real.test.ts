@@ -1,24 +1,20 @@
 import { describe } from 'vitest'
-import { HOST_GW, IPIP, IPIP_DIRECT, WIREGUARD } from './backends.ts'
-import { backendSuite, hostGwSuite, ipipSuite, peerRouteSuite, wireGuardSuite } from './backendsuite.ts'
+import { changeSuite } from './changesuite.ts'
 import { kernelHas } from './kinds.ts'
 import { RealMachine } from './machine.ts'
+import { runSuites, SUBJECTS, type Subject } from './suites.ts'
 
 const make = () => new RealMachine()
 
 // `make vm-test` runs, under another kernel, those for which this one may lack a module, and no others.
 const elsewhere = process.env.VM !== undefined
-describe.each([
-  { name: 'host-gw', row: HOST_GW, there: !elsewhere },
-  { name: 'ipip', row: IPIP, there: kernelHas('ipip') },
-  { name: 'ipip with DirectRouting', row: IPIP_DIRECT, there: kernelHas('ipip') },
-  { name: 'wireguard', row: WIREGUARD, there: kernelHas('wireguard') },
-])('$name on the real kernel', ({ row, there }) => {
-  describe.runIf(there)('as every backend', () => backendSuite(row, make))
-  const routes = there && row !== WIREGUARD
-  describe.runIf(routes)('as those with routes to peers', () => peerRouteSuite(row, make))
-})
+const possible = SUBJECTS.filter(
+  ({ only, module }) => only !== 'fake' && (module === undefined || kernelHas(module)),
+)
+const isWanted = ({ module }: Subject): boolean => !elsewhere || module !== undefined
 
-describe.skipIf(elsewhere)('host-gw by itself', () => hostGwSuite(HOST_GW, make))
-describe.runIf(kernelHas('ipip'))('ipip by itself', () => ipipSuite(IPIP, make))
-describe.runIf(kernelHas('wireguard'))('wireguard by itself', () => wireGuardSuite(WIREGUARD, make))
+describe.each(possible.filter(isWanted))('$name on the real kernel', (subject) => runSuites(subject, make))
+
+describe('on the real kernel', () => {
+  for (const from of possible) changeSuite(from, isWanted(from) ? possible : possible.filter(isWanted), make)
+})

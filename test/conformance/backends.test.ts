@@ -1,26 +1,21 @@
 import { describe, expect, it } from 'vitest'
 import { BackendNode } from './backendnode.ts'
-import { HOST_GW, IPIP, IPIP_DIRECT, WIREGUARD } from './backends.ts'
-import { backendSuite, hostGwSuite, ipipSuite, peerRouteSuite, wireGuardSuite } from './backendsuite.ts'
+import { HOST_GW, IPIP, WIREGUARD } from './backends.ts'
+import { changeSuite } from './changesuite.ts'
 import { FakeMachine } from './machine.ts'
 import { prepare, underlayOf } from './node.ts'
 import { Operator } from './operator.ts'
+import { runSuites, SUBJECTS } from './suites.ts'
 
 const make = () => new FakeMachine()
 
-describe.each([
-  { name: 'host-gw', row: HOST_GW },
-  { name: 'ipip', row: IPIP },
-  { name: 'ipip with DirectRouting', row: IPIP_DIRECT },
-  { name: 'wireguard', row: WIREGUARD },
-])('$name on the fake kernel', ({ row }) => {
-  describe('as every backend', () => backendSuite(row, make))
-  if (row !== WIREGUARD) describe('as those with routes to peers', () => peerRouteSuite(row, make))
-})
+const here = SUBJECTS.filter(({ only }) => only !== 'real')
 
-describe('host-gw by itself', () => hostGwSuite(HOST_GW, make))
-describe('ipip by itself', () => ipipSuite(IPIP, make))
-describe('wireguard by itself', () => wireGuardSuite(WIREGUARD, make))
+describe.each(here)('$name on the fake kernel', (subject) => runSuites(subject, make))
+
+describe('on the fake kernel', () => {
+  for (const subject of here) changeSuite(subject, here, make)
+})
 
 describe('a kernel without the module', () => {
   it.each([

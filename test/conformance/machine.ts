@@ -1,5 +1,6 @@
 /** A machine whose kernel the suites work on: one in memory, and a real one in a network namespace of its own. */
 import { execFileSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
 import {
   RTNLGRP_IPV4_IFADDR,
   RTNLGRP_IPV4_ROUTE,
@@ -69,7 +70,7 @@ export class RealMachine implements Machine {
     ensureAddon()
     this.#leave = enterNewNamespace()
     // Its link-local addresses come and go on their own time, and nothing here is about them.
-    run('sysctl', '-qw', 'net.ipv6.conf.all.disable_ipv6=1', 'net.ipv6.conf.default.disable_ipv6=1')
+    for (const of of ['all', 'default']) writeFileSync(`/proc/sys/net/ipv6/conf/${of}/disable_ipv6`, '1')
   }
 
   open(): NetlinkSocket {
@@ -96,18 +97,21 @@ export class RealMachine implements Machine {
   }
 
   state(): KernelState {
-    const routes = run('ip', '-4', 'route', 'show', 'table', 'all').filter(
-      (r) => !r.includes(' table local '),
+    const [all = [], neighbours = [], fdb = [], nexthops = [], addresses = []] = runAll(
+      'ip -4 route show table all',
+      'ip -4 neigh show nud all',
+      'bridge fdb show',
+      'ip nexthop show',
+      'ip -4 -o addr show',
     )
+    const routes = all.filter((line) => !line.includes(' table local '))
     const other = (line: string) => line.includes(' table ')
     return {
       routes: [...routes.filter((line) => !other(line)), ...routes.filter(other)],
-      neighbours: run('ip', '-4', 'neigh', 'show', 'nud', 'all').sort(),
-      fdb: run('bridge', 'fdb', 'show')
-        .filter((line) => line.includes(' dst '))
-        .sort(),
-      nexthops: run('ip', 'nexthop', 'show'),
-      addresses: run('ip', '-4', '-o', 'addr', 'show')
+      neighbours: neighbours.sort(),
+      fdb: fdb.filter((line) => line.includes(' dst ')).sort(),
+      nexthops,
+      addresses: addresses
         .map((line) => /^\d+: (\S+)\s+inet (\S+)/.exec(line)?.slice(1).join(' ') ?? line)
         .map((line) => (line.includes('/') ? line : `${line}/32`)),
     }
@@ -126,6 +130,15 @@ export class RealMachine implements Machine {
     this.#sockets.push(socket)
     return socket
   }
+}
+
+/** The output of each; one shell for all, since to fork this process takes longer than what is started. */
+function runAll(...commands: string[]): string[][] {
+  const outputs: string[][] = [[]]
+  for (const line of run('sh', '-ec', commands.join('\necho +\n')))
+    if (line === '+') outputs.push([])
+    else outputs.at(-1)?.push(line)
+  return outputs
 }
 
 /** Output lines, without trailing space. */

@@ -130,13 +130,13 @@ describe('the verdict', () => {
     [
       'a table fails',
       {
-        health: health('the kernel refuses 1 entries of table route'),
+        health: health('1 entries of table route are refused'),
         kernel: { ...kernel, refusals: ['write route x: EINVAL'] } as Status['kernel'],
       },
       peers(3),
       'bad',
       'Not ready',
-      /refuses 1 entries of table route\nRefused: write route x: EINVAL$/,
+      /1 entries of table route are refused\nRefused: write route x: EINVAL$/,
     ],
     ['a loop is stuck', { health: health('loop x is stuck', false) }, peers(3), 'bad', 'Stuck', /^loop x/],
     [

@@ -4,7 +4,7 @@ import type { Logger } from '../../log.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
 import { Backoff } from '../backoff.ts'
-import { NO_REPAIRS, type ReconcilerStatus } from '../model.ts'
+import { NO_REPAIRS, type PeerStatus, type ReconcilerStatus } from '../model.ts'
 import { describeFailure, runCommand, say } from './command.ts'
 
 export interface ExtensionOptions {
@@ -49,6 +49,8 @@ export class ExtensionNetwork implements Network {
   readonly #failures = new Backoff<number>(0)
   readonly #failed = new Set<number>()
   readonly #skipped = new Map<number, string>()
+  /** For which a command runs now. */
+  #current: number | undefined
   #wake: (() => void) | undefined
 
   constructor(options: ExtensionOptions) {
@@ -61,7 +63,20 @@ export class ExtensionNetwork implements Network {
   }
 
   get status(): ReconcilerStatus {
-    return { peers: this.#wanted.size, skipped: this.#skipped.size, tables: {}, repairs: NO_REPAIRS }
+    let held = 0
+    for (const key of this.#wanted.keys()) if (this.#isDone(key)) held++
+    const command = { wanted: this.#wanted.size, held, failed: this.#failed.size }
+    return { peers: this.#wanted.size, skipped: this.#skipped.size, tables: { command }, repairs: NO_REPAIRS }
+  }
+
+  /** What the commands have made, nobody can know; this is what they were told, and whether they could do it. */
+  *peers(): Generator<PeerStatus> {
+    for (const [key, wanted] of this.#wanted) {
+      const told = this.#told.get(key)
+      const command = this.#isDone(key) ? 'ok' : told === undefined || told === wanted ? 'missing' : 'differs'
+      const { subnet, publicIP } = wanted
+      yield { subnet, publicIP, mac: undefined, route: 'command', entries: { command } }
+    }
   }
 
   setUnderlay(underlay: Underlay): void {
@@ -99,6 +114,11 @@ export class ExtensionNetwork implements Network {
     this.#options.log.info(`Subnet added: ${formatSubnet(subnet)} via ${formatIpv4(publicIP)}`)
     this.#wanted.set(key, peer)
     this.#queue(key)
+  }
+
+  /** The peer is as the command was told that ran last, and that went well. */
+  #isDone(key: number): boolean {
+    return this.#told.get(key) === this.#wanted.get(key) && !this.#pending.has(key) && this.#current !== key
   }
 
   removeLease(subnet: Subnet): void {
@@ -158,7 +178,9 @@ export class ExtensionNetwork implements Network {
     if (peer === undefined) return
     if (wanted !== undefined) this.#told.set(key, wanted)
     const variables = { SUBNET: formatSubnet(peer.subnet), PUBLIC_IP: formatIpv4(peer.publicIP) }
+    this.#current = key
     const problem = line && (await this.#run(line, variables, peer.data, PEER_TIMEOUT, signal))
+    this.#current = undefined
     if (signal.aborted) return
     if (!problem) {
       this.#failures.clear(key)

@@ -67,6 +67,7 @@ class IpipModel implements Model {
     this.#routes = new PeerRoutes({
       ...options,
       device: () => ({ index: this.#index, name: DEVICE }),
+      ...(directRouting && { direct: () => this.#parent }),
       owns: (route) =>
         route.oif === this.#index ||
         (directRouting && route.oif === this.underlay.index && this.#routes.hasLeaseShape(route)),

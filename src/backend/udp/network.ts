@@ -227,9 +227,11 @@ class UdpModel implements Model {
   }
 
   inspect(): (subnet: Subnet) => PeerStatus | undefined {
+    // All peers stand behind the one route, and are in the thread's table, or none is.
+    const entries = { peer: this.#handedOver ? 'ok' : 'missing', route: this.#network.state() } as const
     return (subnet) => {
       const peer = this.#peers.get(subnetKey(subnet))
-      return peer && { subnet, publicIP: peer.host, mac: undefined, route: 'plain', entries: {} }
+      return peer && { subnet, publicIP: peer.host, mac: undefined, route: 'network', entries }
     }
   }
 

@@ -82,6 +82,7 @@ class VxlanModel implements Model {
       network,
       subnetLen,
       device: () => ({ index: this.#links.device, name: this.device.name }),
+      ...(directRouting && { direct: () => this.#links.parent }),
       owns: (route) =>
         route.oif === this.#links.device ||
         (directRouting && route.oif === this.#links.parent && this.#routes.hasLeaseShape(route)),

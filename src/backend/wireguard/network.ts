@@ -3,7 +3,8 @@
  *
  *     pods - flannel-wg - UDP 51820 - peers          10.1.0.0/16 dev flannel-wg scope link
  *
- * The kernel tells nobody when a peer is changed; that is found with the next compare.
+ * The kernel tells nobody when a peer is changed: WireGuard's family of generic netlink has no multicast group. That is found
+ * with the next compare, for which there is therefore more often cause than elsewhere.
  */
 import type { Clock } from '../../clock.ts'
 import type { Ipv4, Subnet } from '../../ip.ts'
@@ -45,6 +46,8 @@ export const DEVICE = 'flannel-wg'
 const OVERHEAD = 80
 /** Seconds for which a handshake proves that packets get through: REJECT_AFTER_TIME of the WireGuard paper. */
 const PROVEN = 180
+/** Milliseconds between compares, unless fewer are asked for. */
+const COMPARE_PERIOD = 10_000
 
 export interface WireGuardNetworkOptions extends BackendContext, NetworkHooks {
   /** To generic netlink. */
@@ -63,7 +66,7 @@ export class WireGuardNetwork extends Reconciler implements Network {
 
   constructor(options: WireGuardNetworkOptions) {
     const model = new WireGuardModel(options)
-    super(model, options)
+    super(model, { ...options, resyncPeriod: Math.min(options.resyncPeriod, COMPARE_PERIOD) })
     this.#model = model
   }
 
@@ -195,11 +198,14 @@ class WireGuardModel implements Model {
   }
 
   inspect(): (subnet: Subnet) => PeerStatus | undefined {
+    const route = this.#route.state()
     return (subnet) => {
       const node = this.#peers.node(subnet)
       if (node === undefined) return undefined
-      const entries = { peer: this.#peers.table.state(node.key) }
-      return { subnet, publicIP: node.endpoint.address, mac: undefined, route: 'plain', entries }
+      const about = { subnet, publicIP: node.endpoint.address, mac: undefined }
+      // Another node with the same key has the peer.
+      if (!this.#peers.isAllowed(node)) return { ...about, route: 'none', entries: {} }
+      return { ...about, route: 'network', entries: { peer: this.#peers.table.state(node.key), route } }
     }
   }
 

@@ -48,6 +48,11 @@ export class WireGuardPeers {
     return this.#nodes.get(subnetKey(subnet))
   }
 
+  /** Whether its subnet is among those that the peer with its key may have. */
+  isAllowed({ key, subnet }: Node): boolean {
+    return this.table.wanted(key)?.allowedIps.some((allowed) => sameSubnet(allowed, subnet)) ?? false
+  }
+
   /** A new or changed lease. Throws UnusableLease when it is none of ours; what stood for the subnet goes then. */
   put(lease: Lease): void {
     let node: Node

@@ -191,4 +191,21 @@ describe('the extension backend', () => {
     await running
     expect(logged.filter((line) => line.startsWith('E'))).toEqual([])
   })
+
+  it('tells of each peer whether its command was run as the peer is now, and went well', async () => {
+    const network = await start({ SubnetAddCommand: 'test $SUBNET != 10.244.3.0/24' })
+    const states = () =>
+      [...(network.peers?.() ?? [])].map(({ route, entries }) => `${route} ${entries.command}`)
+    network.replaceLeases([lease(2, undefined), lease(3, undefined)])
+    expect(states()).toEqual(['command missing', 'command missing'])
+    await waitFor(() => states().join() === 'command ok,command missing', { what: () => states().join() })
+    await waitFor(() => network.status.tables.command?.failed === 1, { what: 'the failure' })
+    expect(network.status.tables.command).toEqual({ wanted: 2, held: 1, failed: 1 })
+    network.putLease(lease(2, undefined, { publicIP: ip('192.0.2.77') }))
+    expect(states()[0]).toBe('command differs')
+    await waitFor(() => states()[0] === 'command ok', { what: () => states().join() })
+    network.replaceLeases([])
+    await waitFor(() => network.status.tables.command?.failed === 0, { what: 'no failure' })
+    expect(states()).toEqual([])
+  })
 })

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { isOurNexthopId, nexthopIdOf, routeEntries } from '../../../src/backend/routes.ts'
+import { DIRECT_ID_PREFIX, isOurNexthopId, nexthopIdOf, routeEntries } from '../../../src/backend/routes.ts'
 import { pathTo, tunnelEntries } from '../../../src/backend/vxlan/desired.ts'
 import { parseCidr, type Subnet } from '../../../src/ip.ts'
 
@@ -53,7 +53,13 @@ describe('a nexthop id', () => {
     if (id !== undefined) expect(isOurNexthopId(id)).toBe(true)
   })
 
-  it.each([0, 1, 0x01f10000, 0xf0ffffff, 0xf2000000])('%i is not ours', (id) => {
+  it('differs where the path is around the tunnel, and is ours as well', () => {
+    const id = nexthopIdOf(subnet('10.244.1.0/24'), subnet('10.244.0.0/16'), 24, DIRECT_ID_PREFIX)
+    expect(id).toBe(0xf2000001)
+    expect(isOurNexthopId(0xf2000001)).toBe(true)
+  })
+
+  it.each([0, 1, 0x01f10000, 0xf0ffffff, 0xf3000000, 0xff000000])('%i is not ours', (id) => {
     expect(isOurNexthopId(id)).toBe(false)
   })
 })
