@@ -7,13 +7,18 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --
 	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
-.PHONY: build binary dist deb image test vm-test e2e demo bench lint check release-check clean
+.PHONY: build binary dist deb image test soak vm-test e2e demo bench lint check release-check clean
 
 build: $(MODULES)
 	node scripts/build.ts
 
 test: setup-test build
 	$(AS_ROOT) vitest run
+
+# SOAK_SECONDS (600) of joins, leaves, sabotage, faults of etcd and restarts, chosen by SOAK_SEED, each round checked entry by
+# entry; then SOAK_RESTARTS (1000) restarts under new connections. Some 20 minutes.
+soak: setup-soak build
+	$(AS_ROOT) node test/soak/main.ts
 
 # What this kernel may lack, ipip and WireGuard, under Debian's kernel in a virtual machine; needs neither root nor KVM.
 # Eight minutes on two busy cores, and a minute more the first time. Leave the checkout alone meanwhile: the machine reads it.
@@ -72,6 +77,6 @@ $(MODULES): package.json package-lock.json | setup-build
 	npm ci
 	@touch $@
 
-.PHONY: setup-build setup-test setup-vm setup-demo setup-bench setup-binary setup-e2e setup-image setup-release
-setup-build setup-test setup-vm setup-demo setup-bench setup-binary setup-e2e setup-image setup-release: setup-%:
+.PHONY: setup-build setup-test setup-soak setup-vm setup-demo setup-bench setup-binary setup-e2e setup-image setup-release
+setup-build setup-test setup-soak setup-vm setup-demo setup-bench setup-binary setup-e2e setup-image setup-release: setup-%:
 	@scripts/setup.sh $*

@@ -2,7 +2,7 @@
 # Looks for the programs that a make target needs and installs what is missing from Debian's packages. Without root or
 # apt it prints what is missing, where it comes from, and stops.
 #
-#   scripts/setup.sh build|demo|test|vm|e2e|bench|binary|image|release
+#   scripts/setup.sh build|demo|test|soak|vm|e2e|bench|binary|image|release
 set -eu
 
 # program:package, one for each program that is not in every Debian system
@@ -22,6 +22,7 @@ case ${1:-} in
     wanted="$build $lab openssl:openssl curl:curl nft:nftables dash:dash bash:bash"
     optional='dockerd:docker.io busybox:busybox-static promtool:prometheus strace:strace'
     ;;
+  soak) wanted="$build $lab nft:nftables" ;;
   vm) wanted="$build $lab qemu-system-x86_64:qemu-system-x86 depmod:kmod dpkg-deb:dpkg wg:wireguard-tools" ;;
   bench) wanted="$build $lab iperf3:iperf3" ;;
   e2e) wanted="$build $lab strip:binutils systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ssh-keygen:openssh-client" ;;
@@ -32,7 +33,7 @@ case ${1:-} in
     wanted="$build strip:binutils $cross nft:nftables buildah:buildah podman:podman runc:runc lintian:lintian"
     wanted="$wanted groff:groff-base systemd-analyze:systemd"
     ;;
-  *) echo "usage: $0 build|demo|test|vm|e2e|bench|binary|image|release" >&2; exit 2 ;;
+  *) echo "usage: $0 build|demo|test|soak|vm|e2e|bench|binary|image|release" >&2; exit 2 ;;
 esac
 
 missing() {

@@ -294,6 +294,14 @@ export class Etcd {
     await Promise.all(Array.from({ length: 64 }, worker))
   }
 
+  /** How often a key was to be created since etcd started, in vain or not; a daemon that asks for a subnet does that. */
+  async creations(): Promise<number> {
+    const { body } = await this.request('GET', '/v2/stats/store')
+    // The statistics are an object of their own: etcd's `Stats` in store/stats.go.
+    const { createSuccess, createFail } = body as unknown as Record<string, number>
+    return (createSuccess ?? 0) + (createFail ?? 0)
+  }
+
   async close(): Promise<void> {
     for (const { agent } of this.members) agent.destroy()
     await this.stop('SIGKILL')
@@ -307,11 +315,11 @@ export function leaseValue({ publicIP, mac }: PeerLease): string {
 
 /**
  * `count` leases of made-up peers: consecutive subnets of `length` from `network` + `first` subnets on, public
- * addresses from 10.200.0.0 on, and MACs that carry the number.
+ * addresses from `publicNetwork` on, and MACs that carry the number.
  */
 export function peerLeases(
   count: number,
-  { network = '100.64.0.0', length = 24, first = 1 } = {},
+  { network = '100.64.0.0', length = 24, first = 1, publicNetwork = '10.200.0.0' } = {},
 ): PeerLease[] {
   const base = ipv4(network)
   return Array.from({ length: count }, (_, i) => {
@@ -321,7 +329,7 @@ export function peerLeases(
     )
     return {
       key: `${dotted(base + n * 2 ** (32 - length))}-${length}`,
-      publicIP: dotted(ipv4('10.200.0.0') + n),
+      publicIP: dotted(ipv4(publicNetwork) + n),
       mac: mac.join(':'),
     }
   })
