@@ -48,4 +48,4 @@ export class Memory {
 /** Leases that make a burst. */
 const BURST = 500
 /** Milliseconds without another. */
-const QUIET = 300
+const QUIET = 1000

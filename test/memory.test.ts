@@ -19,10 +19,10 @@ async function released(trims: () => number, count: number): Promise<void> {
 it('gives back after the start, once it has been quiet', async () => {
   const { memory, trims } = counted()
   memory.used(0)
-  vi.advanceTimersByTime(299)
+  vi.advanceTimersByTime(999)
   expect(trims()).toBe(0)
   memory.used(1)
-  vi.advanceTimersByTime(299)
+  vi.advanceTimersByTime(999)
   expect(trims()).toBe(0)
   vi.advanceTimersByTime(1)
   await released(trims, 1)
@@ -31,13 +31,13 @@ it('gives back after the start, once it has been quiet', async () => {
 it('then only after bursts', async () => {
   const { memory, trims } = counted()
   memory.used(0)
-  vi.advanceTimersByTime(300)
+  vi.advanceTimersByTime(1000)
   await released(trims, 1)
   memory.used(499)
   vi.advanceTimersByTime(10_000)
   expect(vi.getTimerCount()).toBe(0)
   memory.used(1)
-  vi.advanceTimersByTime(300)
+  vi.advanceTimersByTime(1000)
   await released(trims, 2)
 })
 
