@@ -19,7 +19,7 @@ case ${1:-} in
   build) wanted=$build ;;
   demo) wanted="$build $lab" ;;
   test)
-    wanted="$build $lab openssl:openssl curl:curl nft:nftables dash:dash bash:bash"
+    wanted="$build $lab openssl:openssl curl:curl nft:nftables dash:dash bash:bash ethtool:ethtool"
     optional='dockerd:docker.io busybox:busybox-static promtool:prometheus strace:strace'
     ;;
   soak) wanted="$build $lab nft:nftables" ;;

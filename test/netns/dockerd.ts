@@ -42,8 +42,8 @@ export class Dockerd {
     this.#socket = socket
   }
 
-  /** Starts dockerd beside `flanneld` with its options file, loads the image, and stops it with the lab. */
-  static async start(lab: Lab, flanneld: Daemon): Promise<Dockerd> {
+  /** Starts dockerd beside `flanneld`, by default with its options file, loads the image, and stops it with the lab. */
+  static async start(lab: Lab, flanneld: Daemon, options = optionsOf(flanneld)): Promise<Dockerd> {
     const { namespace } = flanneld
     const dir = join(flanneld.runDir, 'docker.d')
     mkdirSync(dir)
@@ -56,7 +56,7 @@ export class Dockerd {
         ...['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'dockerd'],
         ...['-H', `unix://${socket}`, '--data-root', join(dir, 'data'), '--exec-root', join(dir, 'exec')],
         ...['--pidfile', join(dir, 'pid'), '--storage-driver', 'vfs', '--config-file', config],
-        ...optionsOf(flanneld),
+        ...options,
       ],
       { stdio: ['ignore', log, log] },
     )
