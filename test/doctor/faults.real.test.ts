@@ -1,9 +1,9 @@
 /** Makes each fault on two nodes of the lab and sees it named; and nothing named when all is well. */
-import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { type Daemon, Lab, peerLeases, waitFor } from '../netns/lab.ts'
-import { amiss, type Diagnosis, diagnose, doctor, doctorLine } from './run.ts'
+import { amiss, type Diagnosis, diagnose, doctor, doctorLine, found } from './run.ts'
 
 const CONFIG = { Network: '100.64.0.0/10', SubnetLen: 24, Backend: { Type: 'vxlan' } }
 
@@ -52,11 +52,11 @@ function lookAlone(...args: string[]): Promise<Diagnosis> {
 }
 
 it('finds nothing when all is well, and says what it has seen', async () => {
-  const found = await look()
-  expect(amiss(found)).toEqual([])
-  expect(found.exit).toBe(0)
-  expect(found.peers).toMatchObject([{ verdict: 'well', lossPercent: 0, rttMs: expect.any(Number) }])
-  const checks = new Set(found.findings.map(({ check }) => check))
+  const diagnosis = await look()
+  expect(amiss(diagnosis)).toEqual([])
+  expect(diagnosis.exit).toBe(0)
+  expect(diagnosis.peers).toMatchObject([{ verdict: 'well', lossPercent: 0, rttMs: expect.any(Number) }])
+  const checks = new Set(diagnosis.findings.map(({ check }) => check))
   for (const check of [
     'flanneld',
     'kernel',
@@ -76,6 +76,13 @@ it('prints 80 columns without colour', async () => {
   expect(out).toMatch(/^All is well: \d+ ok, 0 warn, 0 fail$/m)
   expect(out).not.toContain('\x1b')
   for (const line of out.split('\n')) expect(line.length).toBeLessThanOrEqual(80)
+})
+
+it('shows on a terminal how many peers have been pinged, and leaves nothing of that', async () => {
+  const line = doctorLine('-control-socket', daemons[0].controlSocket)
+  const text = await lab.node(1).run('script', '-qec', line, '/dev/null')
+  expect(text).toContain('\rpinging peers: 1 of 1\x1b[K\r\x1b[K')
+  expect(text).toContain('\x1b[32mok')
 })
 
 it('-fix refuses where it cannot ask', async () => {
@@ -128,11 +135,13 @@ describe('kernel and firewall', () => {
     await node.run('iptables', '-P', 'FORWARD', 'DROP')
     expect(amiss(await lookAlone('-ping=false')).join()).not.toContain('FORWARD policy')
     await node.run('iptables', '-F', 'FORWARD')
-    const found = await lookAlone('-ping=false')
+    const diagnosis = await lookAlone('-ping=false')
     await node.run('iptables', '-P', 'FORWARD', 'ACCEPT')
     for (const rule of rules) await node.run('iptables', ...rule.split(' '))
-    expect(amiss(found).join('\n')).toContain('fail FORWARD policy: the policy of FORWARD is DROP (iptables)')
-    expect(found.exit).toBe(2)
+    expect(amiss(diagnosis).join('\n')).toContain(
+      'fail FORWARD policy: the policy of FORWARD is DROP (iptables)',
+    )
+    expect(diagnosis.exit).toBe(2)
   })
 })
 
@@ -177,6 +186,24 @@ describe('device and tables', () => {
     expect(lines).toMatch(/warn subnet file: .* it says 100\.99\.0\.0\/24, the lease is/)
   })
 
+  it('a device that is down and has lost its address, and one that is gone', async () => {
+    hold()
+    const node = lab.node(1)
+    const address = daemons[0].leaseKey().replace(/-.*/, '')
+    await node.ipBatch([`address del ${address}/32 dev flannel.1`, 'link set flannel.1 down'])
+    const down = await lookAlone('-ping=false')
+    expect(found(down, 'device').map(({ level, what }) => `${level} ${what}`)).toEqual([
+      'fail flannel.1: it is down',
+      `fail flannel.1: it lacks the address ${address}`,
+    ])
+    await node.ip('link del flannel.1')
+    const gone = await lookAlone('-ping=false')
+    expect(found(gone, 'device')).toMatchObject([{ level: 'fail', what: 'there is no flannel.1' }])
+    expect([down.exit, gone.exit]).toEqual([2, 2])
+    daemons[0].signal('SIGCONT')
+    await waitFor(async () => amiss(await look('-ping=false')).length === 0, { what: 'all to be well again' })
+  })
+
   it('a route that overlaps, another VXLAN device on the port', async () => {
     const node = lab.node(1)
     await node.ipBatch([
@@ -207,6 +234,31 @@ describe('device and tables', () => {
   })
 })
 
+it('a daemon that is not ready, since it cannot write its rules', async () => {
+  const node = await lab.addNode()
+  await node.run('sysctl', '-q', '-w', 'net.ipv4.ip_forward=1')
+  const broken = join(lab.dir, 'broken')
+  mkdirSync(broken)
+  for (const program of ['iptables', 'iptables-restore', 'iptables-save'])
+    writeFileSync(join(broken, program), '#!/bin/sh\necho "Fatal: no such table" >&2; exit 3\n', {
+      mode: 0o755,
+    })
+  const daemon = await lab.daemon(3, { args: ['-ip-masq'], env: { PATH: `${broken}:${process.env.PATH}` } })
+  await waitFor(() => /no such table/.test(daemon.log()), { what: 'iptables to fail' })
+  const lines = await diagnose(node, '-ping=false', '-control-socket', daemon.controlSocket)
+  expect(found(lines, 'flanneld')).toMatchObject([
+    {
+      level: 'fail',
+      what: expect.stringMatching(/is not ready: .*firewall rules are failing: .*no such table/),
+    },
+  ])
+  expect(found(lines, 'masquerade')).toMatchObject([
+    { level: 'fail', what: '-ip-masq is set, but no rule masquerades 100.64.0.0/10' },
+  ])
+  await daemon.stop()
+  await lab.etcd.delete(`/coreos.com/network/subnets/${daemon.leaseKey()}`)
+})
+
 it('another program on the port, before the first start', async () => {
   const node = await lab.addNode()
   const child = node.start(
@@ -225,8 +277,8 @@ it('another program on the port, before the first start', async () => {
     '-docker-opts-file=/nowhere/docker',
     '-control-socket=/nowhere/sock',
   ]
-  const found = await diagnose(node, ...lab.etcd.flags, '-iface', 'eth0', ...files)
-  expect(amiss(found)).toEqual([
+  const diagnosis = await diagnose(node, ...lab.etcd.flags, '-iface', 'eth0', ...files)
+  expect(amiss(diagnosis)).toEqual([
     expect.stringMatching(/^fail UDP port: UDP port 8472 is taken by python3\S* \(pid \d+\)$/),
   ])
 })
@@ -243,6 +295,17 @@ describe('etcd', () => {
     expect(lines).toContain(`fail duplicates in etcd: 2 leases have public IP ${twin.publicIP}: `)
     expect(lines).toContain(`fail duplicates in etcd: 2 leases have VTEP MAC ${twin.mac}: `)
     expect(lines).toContain('warn leases: 1 keys under subnets are no leases: ')
+    await waitFor(async () => amiss(await look('-ping=false')).length === 0, { what: 'all to be well again' })
+  })
+
+  it('a subnet inside another', async () => {
+    const [lease] = peerLeases(1, { first: 900 })
+    const inside = { key: '100.66.0.128-25', publicIP: '10.77.200.1', mac: '02:00:00:00:0a:01' }
+    const outer = { ...inside, key: '100.66.0.0-24', publicIP: lease?.publicIP ?? '', mac: lease?.mac ?? '' }
+    await lab.etcd.seed([outer, inside])
+    const lines = amiss(await lookAlone('-ping=false')).join('\n')
+    for (const { key } of [outer, inside]) await lab.etcd.delete(`/coreos.com/network/subnets/${key}`)
+    expect(lines).toContain('fail duplicates in etcd: two leases overlap: 100.66.0.0/24 of ')
     await waitFor(async () => amiss(await look('-ping=false')).length === 0, { what: 'all to be well again' })
   })
 
@@ -300,15 +363,15 @@ describe('peers', () => {
     // A bridge drops what is too large for a port, without a word. It allows for a VLAN tag.
     await lab.switch.ip('link set p2 mtu 1400')
     undo(() => lab.switch.ip('link set p2 mtu 1500'))
-    const found = await look()
-    expect(amiss(found)).toEqual([
+    const diagnosis = await look()
+    expect(amiss(diagnosis)).toEqual([
       expect.stringMatching(
         /^fail path MTU: 1 of 1 peers get no packets of full size: 100\.\S+ \(10\.77\.1\.3\) takes 135[04] bytes$/,
       ),
     ])
-    expect(found.peers).toMatchObject([
+    expect(diagnosis.peers).toMatchObject([
       { verdict: 'large lost', lossPercent: 100, largestPacket: expect.any(Number) },
     ])
-    expect(found.findings.find(({ check }) => check === 'path MTU')?.mend).toMatch(/"MTU": 140[04] /)
+    expect(diagnosis.findings.find(({ check }) => check === 'path MTU')?.mend).toMatch(/"MTU": 140[04] /)
   })
 })
