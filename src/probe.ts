@@ -140,9 +140,9 @@ export class Prober {
         }
         const pause = Math.min(Math.max(interval / round.length, SHORTEST_PAUSE), LONGEST_PAUSE)
         const due = Math.ceil((round.length * (now - began + pause)) / interval)
-        // After a stall, answers wait in the socket: they are none of the lost.
-        this.#drain()
         for (const end = Math.min(due, turn + BURST, round.length); turn < end; turn++) {
+          // What waits in the socket is not lost, and would be slower than it was if it waited for the end of the burst.
+          this.#drain()
           const probed = round[turn]
           if (probed !== undefined) this.#ping(probed)
         }
