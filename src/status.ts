@@ -361,7 +361,7 @@ export function healthOf(from: StatusSources): Health {
     ({ loop, last }) => `loop ${loop} is stuck, last heard of ${seconds(now - (last ?? now))} s ago`,
   )
   if (phase !== 'running') reasons.push(`not running yet: ${phase}`)
-  if (keeper !== undefined && keeper.secondsLeft <= 0) reasons.push('the lease has expired')
+  if (keeper !== undefined && keeper.secondsLeft <= 0) reasons.push('the lease has expired or was deleted')
   if (phase === 'running') {
     if (watch === undefined || (overlay?.history !== undefined && overlay.history.lastApply === undefined))
       reasons.push('no list of leases is applied yet')

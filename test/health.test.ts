@@ -2,7 +2,14 @@ import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { HealthEndpointError, type Healthy, healthRoutes, openHealthEndpoint } from '../src/health.ts'
+import { Heartbeat } from '../src/heartbeat.ts'
 import type { Logger } from '../src/log.ts'
+import type { Runner } from '../src/masq/exec.ts'
+import { Firewall } from '../src/masq/firewall.ts'
+import { View } from '../src/view.ts'
+import { policy } from './masq/chains.ts'
+import { FakeIptables } from './masq/fake-iptables.ts'
+import { ManualClock } from './masq/manual-clock.ts'
 
 type Health = ReturnType<Healthy['health']>
 const WELL: Health = { alive: true, ready: true, stuckLoops: [], reasons: [] }
@@ -13,7 +20,7 @@ async function open(ip = '127.0.0.1', port = 0, health: () => Health = () => WEL
   const log: Logger = { trace: write, debug: write, info: write, warn: write, error: write }
   const endpoint = await openHealthEndpoint({ ip, port }, log, healthRoutes({ health }))
   onTestFinished(() => endpoint.close())
-  return { endpoint, lines }
+  return { endpoint, lines, log }
 }
 
 /** The whole answer as bytes on the wire; fetch would hide what is wrong with it. */
@@ -134,6 +141,44 @@ describe('how it is', () => {
     expect(await ask()).toBe(503)
     health = WELL
     expect(await ask()).toBe(200)
+  })
+
+  test('a loop whose program never ends is named, and no more when it does', async () => {
+    const clock = new ManualClock()
+    const about = { version: 'v1', pid: 1, etcdPrefix: '/x', masquerade: true, forwardRules: true }
+    const view = new View(clock, about)
+    const heart = new Heartbeat('firewall', clock, 180_000)
+    view.pulses.push(heart)
+    let hangs = false
+    let end = (): void => undefined
+    const kernel = new FakeIptables()
+    const runner: Runner = async (...call) => {
+      if (hangs) await new Promise<void>((resolve) => (end = resolve))
+      return await kernel.run(...call)
+    }
+    const { endpoint, log } = await open('127.0.0.1', 0, () => view.health())
+    const firewall = new Firewall({ runner, clock: heart, log, resyncSeconds: 5 })
+    const stop = new AbortController()
+    await firewall.start(policy, undefined, stop.signal)
+    const running = firewall.run(stop.signal)
+    const ask = async (path: string): Promise<[number, string]> => {
+      const answer = await fetch(`http://127.0.0.1:${endpoint.port}${path}`)
+      return [answer.status, await answer.text()]
+    }
+    await clock.advance(60_000)
+    expect(await ask('/healthz')).toEqual([200, 'flanneld is running'])
+    hangs = true
+    await clock.advance(200_000)
+    expect(await ask('/healthz')).toEqual([200, 'flanneld is running'])
+    await clock.advance(20_000)
+    expect(await ask('/healthz')).toEqual([500, 'flanneld is stuck in: firewall\n'])
+    expect((await ask('/readyz'))[1]).toMatch(/^loop firewall is stuck, last heard of 21[0-9.]* s ago$/m)
+    hangs = false
+    end()
+    await clock.advance(1_000)
+    expect(await ask('/healthz')).toEqual([200, 'flanneld is running'])
+    stop.abort()
+    await running
   })
 
   test('a question that fails is answered, and logged', async () => {

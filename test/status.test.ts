@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import type { Pulse } from '../src/heartbeat.ts'
 import { buildStatus, isSound, peerLine, STATUS_VERSION, type StatusSources } from '../src/status.ts'
 import { ManualClock } from './masq/manual-clock.ts'
+import { faultsOf } from './schema.ts'
 
 const subnet = { address: 0x0a010200, length: 24 }
 const NOW = 1_000_000
@@ -152,6 +153,34 @@ it('is a plain object that says all there is', async () => {
   })
 })
 
+describe('docs/status.schema.json', () => {
+  it('describes every field of it, and notices one that is missing, strange or of another kind', async () => {
+    const status = JSON.parse(JSON.stringify(buildStatus(await well())))
+    expect(faultsOf(status)).toEqual([])
+    const { health, ...rest } = status
+    expect(faultsOf(rest)).toEqual(['status.health is missing'])
+    expect(faultsOf({ ...status, mood: 'good' })).toEqual(['status.mood is not described'])
+    expect(faultsOf({ ...status, health: { ...health, ready: 'yes' } })).toEqual([
+      'status.health.ready is "yes": no boolean',
+    ])
+    expect(faultsOf({ ...status, device: { ...status.device, mtu: -1 } })).toEqual([
+      'status.device.mtu is -1: less than 1',
+    ])
+    expect(faultsOf({ ...status, lease: null, kernel: 7 })).toEqual(['status.kernel is 7: no object'])
+  })
+
+  it('describes a daemon that has only begun, and one that pings', async () => {
+    const { clock, version, pid, startedAt, etcdPrefix, masquerade, forwardRules, ...more } = await well()
+    const about = { clock, version, pid, startedAt, etcdPrefix, masquerade, forwardRules }
+    const begun = { phase: 'starting', logLevel: 'info', pulses: [], filesWritten: false } as const
+    expect(faultsOf(buildStatus({ ...about, ...begun }))).toEqual([])
+    const summary = { reachable: 1, unreachable: 0, pending: 0, rtt: { least: 0.1, median: 0.2, most: 0.3 } }
+    const pinging = buildStatus({ ...about, ...more, prober: { interval: 10_000, rounds: 1, summary } })
+    expect(pinging.probes).toMatchObject({ intervalSeconds: 10, rttMs: { median: 0.2 } })
+    expect(faultsOf(pinging)).toEqual([])
+  })
+})
+
 it('says null for what is not there yet', async () => {
   const { clock, version, pid, startedAt, etcdPrefix, masquerade, forwardRules } = await well()
   const status = buildStatus({
@@ -190,7 +219,7 @@ describe('health', () => {
     [
       'an expired lease',
       ({ keeper }) => ({ keeper: keeper && { ...keeper, secondsLeft: 0 } }),
-      'the lease has expired',
+      'the lease has expired or was deleted',
     ],
     ['no list of leases', () => ({ watch: undefined }), 'no list of leases is applied yet'],
     [

@@ -76,6 +76,8 @@ export class LeaseKeeper {
   /** What the lease should say. */
   #attributes: LeaseAttributes
   #suspicious = false
+  /** Whether etcd was seen to have no lease of this node. */
+  #absent = false
   #lastForeign = Number.NEGATIVE_INFINITY
   #quarrelling = false
   /** A write of ours that may have been carried out although no answer came. */
@@ -108,9 +110,10 @@ export class LeaseKeeper {
     return this.#attributes
   }
 
-  /** Seconds until etcd drops the lease if nothing is done; Infinity for a reservation, negative when overdue. */
+  /** Seconds until etcd drops the lease if nothing is done; Infinity for a reservation, negative when overdue, 0 when it is gone. */
   get secondsLeft(): number {
     const { ttl } = this.#lease
+    if (this.#absent) return 0
     if (ttl === undefined) return Number.POSITIVE_INFINITY
     return ttl - (this.#options.clock.now() - this.#readAt) / 1000
   }
@@ -206,6 +209,7 @@ export class LeaseKeeper {
 
   #adopt(lease: Lease): void {
     this.#unanswered = false
+    this.#absent = false
     this.#lease = lease
     this.#readAt = this.#options.clock.now()
     this.#wake.abort()
@@ -272,6 +276,7 @@ export class LeaseKeeper {
     const record = await this.#options.registry.readLease(subnet, signal)
     switch (record.kind) {
       case 'absent':
+        this.#absent = true
         return await this.#claimAgain(signal)
       case 'bad':
         return await this.#putRight(record, `its value cannot be read: ${record.bad.reason}`, signal)

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { DaemonClient } from '../../src/commands/client.ts'
 import type { PeerLine, Status } from '../../src/status.ts'
+import { faultsOf } from '../schema.ts'
 import { type Daemon, Lab, OURS, waitFor } from './lab.ts'
 
 const PORT = 10_402
@@ -33,6 +34,7 @@ const probes = async (daemon: Daemon): Promise<Status['probes']> =>
 async function peers(daemon: Daemon): Promise<PeerLine[]> {
   const lines: PeerLine[] = []
   for await (const line of await client(daemon).lines('/peers')) lines.push(JSON.parse(line) as PeerLine)
+  expect(lines.flatMap((line) => faultsOf(line, 'peer'))).toEqual([])
   return lines
 }
 

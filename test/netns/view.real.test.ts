@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { DaemonClient } from '../../src/commands/client.ts'
 import type { PeerLine, Status } from '../../src/status.ts'
+import { faultsOf } from '../schema.ts'
 import { type Daemon, Lab, OURS, peerLeases, waitFor } from './lab.ts'
 
 const PEERS = 3
@@ -86,6 +87,7 @@ describe('flanneld status', () => {
   it('-json is one object with every peer', async () => {
     const { out } = await flanneld('status', '-json')
     const all = JSON.parse(out) as Status & { peers: PeerLine[] }
+    expect(faultsOf(all)).toEqual([])
     expect(all.version).toBe(1)
     expect(all.daemon).toMatchObject({ pid: daemon.pid, phase: 'running' })
     expect(all.lease?.subnet.replace('/', '-')).toBe(daemon.leaseKey())
