@@ -20,7 +20,7 @@ import { kernelFindings, type Overlay } from './cleanup/kernel.ts'
 import { runningDaemon } from './cleanup/running.ts'
 import type { Findings, Step } from './cleanup/step.ts'
 import { Store } from './cleanup/store.ts'
-import { type CommandContext, type CommandFlags, readFlags, usageError } from './commands.ts'
+import { type CommandContext, type CommandFlags, readFlags, usageError } from './command.ts'
 
 const OWN_FLAGS = {
   'dry-run': {

@@ -4,14 +4,18 @@
  */
 import type { Flag } from '../goflag.ts'
 import { optionTable } from '../options.ts'
-import { type CommandContext, type CommandFlags, loadCommand, readFlags, usageError } from './commands.ts'
+import { type CommandContext, type CommandFlags, type LoadCommand, readFlags, usageError } from './command.ts'
 import { COMMANDS, type CommandName } from './names.ts'
 
 export const FLAGS = {} as const satisfies CommandFlags
 
 const SHELLS = { bash, zsh, fish } as const
 
-export async function run(args: readonly string[], context: CommandContext): Promise<number> {
+export async function run(
+  args: readonly string[],
+  context: CommandContext,
+  load: LoadCommand,
+): Promise<number> {
   const flags = readFlags('completion', FLAGS, args, context, Object.keys(SHELLS).join('|'))
   if (typeof flags === 'number') return flags
   const [shell, ...more] = flags.rest
@@ -19,7 +23,7 @@ export async function run(args: readonly string[], context: CommandContext): Pro
     return usageError(context, 'completion', `name one shell: ${Object.keys(SHELLS).join(', ')}`)
   }
   // Object.hasOwn has just said so.
-  context.out.write(SHELLS[shell as keyof typeof SHELLS](await words()))
+  context.out.write(SHELLS[shell as keyof typeof SHELLS](await words(load)))
   return 0
 }
 
@@ -45,7 +49,7 @@ const OPERANDS: Readonly<Partial<Record<CommandName, readonly string[]>>> = {
   'log-level': optionTable['log-level'].choices,
 }
 
-async function words(): Promise<Words> {
+async function words(load: LoadCommand): Promise<Words> {
   const names = Object.keys(COMMANDS) as CommandName[]
   return {
     flags: completed(optionTable),
@@ -53,7 +57,7 @@ async function words(): Promise<Words> {
       names.map(async (name) => ({
         name,
         summary: COMMANDS[name].summary,
-        flags: completed((await loadCommand(name)).FLAGS),
+        flags: completed((await load(name)).FLAGS),
         operands: OPERANDS[name] ?? [],
       })),
     ),

@@ -14,7 +14,7 @@ import { argumentsAfterProgram, DAEMON_FLAGS, type Started, settle, variablesOf 
 import { parseFlags } from '../goflag.ts'
 import { isSound, type PeerLine, type Status } from '../status.ts'
 import { DaemonClient, NoDaemonError } from './client.ts'
-import { type CommandContext, type CommandFlags, readFlags, usageError } from './commands.ts'
+import { type CommandContext, type CommandFlags, readFlags, usageError } from './command.ts'
 
 const OWN = {
   json: { type: 'bool', default: false, help: 'print the findings as JSON (docs/doctor.md)' },

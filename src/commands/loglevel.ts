@@ -1,6 +1,6 @@
 import { isLevel, LEVELS } from '../log.ts'
 import { DaemonClient } from './client.ts'
-import { type CommandContext, type CommandFlags, readFlags, usageError } from './commands.ts'
+import { type CommandContext, type CommandFlags, readFlags, usageError } from './command.ts'
 
 export const FLAGS = {
   socket: { type: 'string', default: '', help: "the daemon's control socket" },

@@ -1,7 +1,4 @@
-/**
- * The subcommands, told apart from a daemon's command line by the first word. `load` names the module in this folder
- * that has it; each exports `run`.
- */
+/** The subcommands, told apart from a daemon's command line by the first word. */
 export const COMMANDS = {
   status: { summary: 'show what the running daemon believes and what the kernel holds' },
   doctor: { summary: 'look for faults here and on the way to each peer, and for what mends them' },

@@ -1,6 +1,6 @@
 import type { PeerLine, Status } from '../status.ts'
 import { DaemonClient } from './client.ts'
-import { type CommandContext, type CommandFlags, readFlags } from './commands.ts'
+import { type CommandContext, type CommandFlags, readFlags } from './command.ts'
 import { renderScreen } from './screen.ts'
 
 export const FLAGS = {
