@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Architecture, architectures, emulator, isNative, tool } from '../scripts/architecture.ts'
 import { buildBinary } from '../scripts/binary.ts'
-import { Lab, REPOSITORY } from './netns/lab.ts'
+import { type Daemon, Lab, REPOSITORY, waitFor } from './netns/lab.ts'
 
 const folder = join(REPOSITORY, `build/test/binary-${process.pid}`)
 const version = /^v\d+\.\d+\.\d+\S*( \([0-9a-f]{12}\))?, Node v\d+\.\d+\.\d+\n$/
@@ -50,6 +50,87 @@ describe('the single executable', () => {
     expect(readFileSync(again).equals(readFileSync(binary))).toBe(true)
     expect(readFileSync(again).includes(REPOSITORY)).toBe(false)
   }, 180_000)
+
+  describe('its commands, without Node and the sources', () => {
+    let lab: Lab
+    let daemon: Daemon
+
+    beforeAll(async () => {
+      lab = await Lab.create()
+      const etcd = await lab.startEtcd()
+      await etcd.config({ Network: '10.5.0.0/16', Backend: { Type: 'vxlan' } })
+      await lab.node(1).run('sysctl', '-q', '-w', 'net.ipv4.ip_forward=1')
+      daemon = await lab.daemon(1, { binary, runDir: join(folder, 'node') })
+      await daemon.waitReady()
+      await waitFor(() => existsSync(daemon.controlSocket), { what: 'the control socket' })
+    })
+    afterAll(() => lab.close())
+
+    /** In the node's namespace, with the programs of the machine and nothing else. */
+    function command(...args: string[]) {
+      const path = 'PATH=/usr/sbin:/usr/bin:/sbin:/bin'
+      return bare([
+        '/usr/bin/nsenter',
+        `--net=/run/netns/${lab.node(1).name}`,
+        ...['/usr/bin/env', '-i', path, binary, ...args],
+      ])
+    }
+
+    it('status', () => {
+      const { status, stdout, stderr } = command('status', '-socket', daemon.controlSocket)
+      expect([status, stderr]).toEqual([0, ''])
+      expect(stdout).toMatch(/ready/)
+      const json = command('status', '-json', '-socket', daemon.controlSocket)
+      expect(JSON.parse(json.stdout)).toMatchObject({ daemon: { pid: daemon.pid }, health: { ready: true } })
+    })
+
+    it('doctor', () => {
+      const { status, stdout, stderr } = command('doctor', '-control-socket', daemon.controlSocket)
+      expect([status, stderr, stdout]).toEqual([0, '', expect.stringMatching(/^All is well: /m)])
+    })
+
+    it('log-level', () => {
+      const level = (...words: string[]) => command('log-level', '-socket', daemon.controlSocket, ...words)
+      expect(level('debug')).toMatchObject({ status: 0, stderr: '' })
+      expect(level().stdout.trim()).toBe('debug')
+      expect(level('info')).toMatchObject({ status: 0, stderr: '' })
+    })
+
+    it('bundle', () => {
+      const archive = join(folder, 'bundle.tar.gz')
+      expect(command('bundle', '-socket', daemon.controlSocket, '-o', archive)).toMatchObject({
+        status: 0,
+        stdout: `${archive}\n`,
+      })
+      const files = spawnSync('tar', ['-tzf', archive], { encoding: 'utf8' }).stdout
+      for (const file of ['daemon/status.json', 'doctor.txt', 'kernel/route.txt'])
+        expect(files).toContain(`/${file}\n`)
+      const doctor = spawnSync('tar', ['-xzOf', archive, '--wildcards', '*/doctor.txt'], { encoding: 'utf8' })
+      expect(doctor.stdout).toContain('All is well')
+    })
+
+    it.each(['bash', 'zsh', 'fish'])('completion for %s', (shell) => {
+      const { status, stdout, stderr } = command('completion', shell)
+      expect([status, stderr]).toEqual([0, ''])
+      expect(stdout).toContain('log-level')
+    })
+
+    it('cleanup, at first in words, once the daemon is gone', async () => {
+      const files = [`-subnet-file=${daemon.subnetFile}`, `-docker-opts-file=${daemon.dockerFile}`]
+      const flags = [...lab.etcd.flags, '-iface=eth0', `-control-socket=${daemon.controlSocket}`, ...files]
+      expect(command('cleanup', ...flags)).toMatchObject({
+        status: 1,
+        stderr: expect.stringContaining(`pid ${daemon.pid}`),
+      })
+      await daemon.stop()
+      const dry = command('cleanup', '-dry-run', ...flags)
+      expect(dry.status).toBe(0)
+      expect(dry.stdout).toContain('ip link del')
+      expect(await lab.node(1).ip('link show flannel.1')).toContain('flannel.1')
+      expect(command('cleanup', ...flags).status).toBe(0)
+      await expect(lab.node(1).ip('link show flannel.1')).rejects.toThrow('does not exist')
+    })
+  })
 
   describe('on a read-only root, without HOME and most capabilities', () => {
     const runDir = join(folder, 'run')

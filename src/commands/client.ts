@@ -16,9 +16,15 @@ const PATIENCE = 5_000
 /** The running daemon, as the commands ask it: over its control socket (src/control.ts). */
 export class DaemonClient {
   readonly socketPath: string
+  readonly #flag: string
 
-  /** The socket that is named, else the one that the daemon's variable names, else the usual one. */
-  constructor(named: string | undefined, env: Readonly<Record<string, string | undefined>>) {
+  /** The socket that `flag` names, else the one that the daemon's variable names, else the usual one. */
+  constructor(
+    named: string | undefined,
+    env: Readonly<Record<string, string | undefined>>,
+    flag = '-socket',
+  ) {
+    this.#flag = flag
     this.socketPath = named || env.FLANNELD_CONTROL_SOCKET || DEFAULT_SOCKET
   }
 
@@ -62,7 +68,7 @@ export class DaemonClient {
 
   #explain({ code, message }: NodeJS.ErrnoException): string {
     const { socketPath } = this
-    const elsewhere = 'if its -control-socket is another, name that with -socket'
+    const elsewhere = `if its -control-socket is another, name that with ${this.#flag}`
     switch (code) {
       case 'ENOENT':
       case 'ECONNREFUSED':

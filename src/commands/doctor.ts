@@ -94,7 +94,7 @@ async function askDaemon(
   env: CommandContext['env'],
 ): Promise<{ readonly daemon: Status | string; readonly unsound: readonly PeerLine[] | undefined }> {
   const named = socket === FLAGS['control-socket'].default ? undefined : socket
-  const client = new DaemonClient(named, env)
+  const client = new DaemonClient(named, env, '-control-socket')
   try {
     const daemon = await client.json<Status>('/status')
     // Those with something amiss come first.
