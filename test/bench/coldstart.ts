@@ -8,6 +8,7 @@ import {
   settled,
   startFresh,
   startSubject,
+  subjects,
   turns,
   withLab,
 } from './subject.ts'
@@ -42,16 +43,59 @@ export async function coldStart(report: Report): Promise<void> {
         add('start to READY', 'ms', await daemon.waitReady(120_000))
         add('start to last entry', 'ms', (await converged(lab, 1, peers)) - daemon.startedAt)
         await settled(daemon)
-        const { cpu, rss, anonymous, peak } = daemon.status()
-        add('CPU until settled', 'ms', cpu * 1000)
-        add('resident memory', 'MB', rss / 1024)
-        add('private memory', 'MB', anonymous / 1024)
-        add('peak memory', 'MB', peak / 1024)
+        addSizes(daemon, add)
         await daemon.stop()
         await restart(lab, daemon, subject, add)
       }
     })
   }
+}
+
+function addSizes(daemon: Daemon, add: (what: string, unit: string, value: number) => void): void {
+  const { cpu, rss, anonymous, peak } = daemon.status()
+  add('CPU until settled', 'ms', cpu * 1000)
+  add('resident memory', 'MB', rss / 1024)
+  add('private memory', 'MB', anonymous / 1024)
+  add('peak memory', 'MB', peak / 1024)
+}
+
+/**
+ * Every /24 of a /8, save for those of the node itself. Only ours: where each route is looked for among all others the time
+ * grows with the square.
+ */
+export async function wholeClassA(report: Report): Promise<void> {
+  const [count = 65000] = setting('BENCH_HUGE', '65000')
+  const [rounds = 3] = setting('BENCH_ROUNDS', '3')
+  const [ours] = subjects()
+  if (ours === undefined) return
+  const config = {
+    Network: '10.0.0.0/8',
+    SubnetLen: 24,
+    SubnetMin: '10.254.0.0',
+    SubnetMax: '10.254.63.0',
+    Backend: { Type: 'vxlan' },
+  }
+  const peers = peerLeases(count, { network: '10.0.0.0', publicNetwork: '172.16.0.0' })
+  await withLab(
+    1,
+    async (lab) => {
+      await lab.etcd.seed(peers)
+      const add = (what: string, unit: string, value: number): void =>
+        report.add(`${count} peers: ${what}`, unit, ours.label, value)
+      for (let round = 0; round < rounds; round++) {
+        await lab.observer.watch(lab.node(1).name)
+        const daemon = await startFresh(lab, 1, ours)
+        add('start to READY', 'ms', await daemon.waitReady(120_000))
+        add('start to last entry', 'ms', (await converged(lab, 1, peers)) - daemon.startedAt)
+        await settled(daemon)
+        addSizes(daemon, add)
+        await daemon.stop()
+        await restart(lab, daemon, ours, add)
+      }
+    },
+    // Leases that overlap the underlay would be refused, and rightly so.
+    { config, underlay: '192.168' },
+  )
 }
 
 async function restart(

@@ -1,5 +1,5 @@
 /**
- * How long a resync takes in the kernel's hands and in ours: `node test/bench/netlink.ts [size...]`, as root.
+ * How long a resync takes in the kernel's hands and in ours: `node test/bench/netlink.ts [--json] [size...]`, as root.
  * Works in a network namespace of its own. Every number is the best of seven rounds: what is
  * left of it when nobody else uses the machine.
  */
@@ -19,6 +19,15 @@ import { ensureAddon, enterNewNamespace } from '../native/addons.ts'
 
 const ROUNDS = 7
 const device = 'flannel.1'
+
+/** Milliseconds for one size and kind of entry. */
+export interface NetlinkTimes {
+  readonly size: number
+  readonly what: string
+  readonly ours: number
+  readonly kernel: number
+  readonly back: number
+}
 
 interface Peer {
   readonly subnet: Ipv4
@@ -77,10 +86,8 @@ function acceptingSocket(): NetlinkSocket {
   }
 }
 
-function best(times: readonly number[]): string {
-  return Math.min(...times)
-    .toFixed(1)
-    .padStart(8)
+function column(time: number): string {
+  return time.toFixed(1).padStart(8)
 }
 
 ensureAddon()
@@ -117,9 +124,9 @@ function read(size: number, dump: () => readonly unknown[]): number {
   return time
 }
 
-const print = (line: string) => process.stdout.write(`${line}\n`)
-print('milliseconds                       ours only   with kernel   read back')
-for (const size of process.argv.length > 2 ? process.argv.slice(2).map(Number) : [1000, 5000, 15000]) {
+const words = process.argv.slice(2).filter((word) => word !== '--json')
+const measured: NetlinkTimes[] = []
+for (const size of words.length > 0 ? words.map(Number) : [1000, 5000, 15000]) {
   const all = peers(size)
   const entries = () =>
     all.flatMap(({ subnet, mac, publicIP }) => [
@@ -157,7 +164,11 @@ for (const size of process.argv.length > 2 ? process.argv.slice(2).map(Number) :
         ...rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN, oif: index })),
       ],
       count: 2 * size,
-      remove: () => all.map((_, i) => deleteNexthop(i + 1)),
+      // Routes first: for each nexthop that has one, the kernel walks through all routes.
+      remove: () => [
+        ...all.map((peer, i) => deleteRoute(route(index, peer, i + 1), device)),
+        ...all.map((_, i) => deleteNexthop(i + 1)),
+      ],
     },
   ]
   for (const { what, write, dump, count, remove } of cases) {
@@ -175,9 +186,16 @@ for (const size of process.argv.length > 2 ? process.argv.slice(2).map(Number) :
       run(rtnl, remove)
       for (const [i, list] of [ours, kernel, back].entries()) list.push(times[i] as number)
     }
-    print(
-      `${String(size).padStart(6)} ${what.padEnd(26)} ${best(ours)}      ${best(kernel)}    ${best(back)}`,
-    )
+    const [best = 0, kernelBest = 0, backBest = 0] = [ours, kernel, back].map((times) => Math.min(...times))
+    measured.push({ size, what, ours: best, kernel: kernelBest, back: backBest })
   }
 }
 rtnl.close()
+if (process.argv.includes('--json')) process.stdout.write(JSON.stringify(measured))
+else {
+  process.stdout.write('milliseconds                       ours only   with kernel   read back\n')
+  for (const { size, what, ours, kernel, back } of measured) {
+    const times = `${column(ours)}      ${column(kernel)}    ${column(back)}`
+    process.stdout.write(`${String(size).padStart(6)} ${what.padEnd(26)} ${times}\n`)
+  }
+}

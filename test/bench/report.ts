@@ -1,20 +1,47 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { arch, cpus, release } from 'node:os'
+import { arch, cpus, loadavg, release } from 'node:os'
 import { join } from 'node:path'
 import { REPOSITORY } from '../netns/lab.ts'
 import { run } from '../netns/process.ts'
+import { judge } from './goals.ts'
 import { subjects } from './subject.ts'
 
+const OURS = 'flanneld'
+
 /** What was measured, in the order it came, for each subject. */
-interface Measure {
+export interface Measure {
   readonly name: string
   readonly unit: string
   readonly values: Record<string, number[]>
 }
 
+/** A whole run, as out/bench.json has it. */
+export interface Measurement {
+  readonly date: string
+  readonly machine: {
+    readonly kernel: string
+    readonly arch: string
+    readonly cpus: number
+    readonly memoryKiB: number
+    readonly node: string
+    readonly etcd: string
+  }
+  /** What else the machine did: its load average over 5 minutes; `priority`, if what was measured went before it. */
+  readonly load: { readonly before: number; readonly after: number; readonly priority: boolean }
+  readonly measures: readonly Measure[]
+  /** Of the joins, by subject: the 0th to the 100th percentile, ms. */
+  readonly quantiles: Readonly<Record<string, readonly number[]>>
+}
+
 /** Collects measurements, and writes them as a Markdown table of medians and as JSON with every value. */
 export class Report {
   readonly #measures = new Map<string, Measure>()
+  readonly #samples = new Map<string, number[]>()
+  readonly #load = loadavg()[1] ?? 0
+
+  constructor(measures: readonly Measure[] = []) {
+    for (const measure of measures) this.#measures.set(measure.name, measure)
+  }
 
   add(name: string, unit: string, subject: string, value: number): void {
     const measure = this.#measures.get(name) ?? { name, unit, values: {} }
@@ -22,37 +49,73 @@ export class Report {
     measure.values[subject] = [...(measure.values[subject] ?? []), value]
   }
 
-  /** One row a measure: the median of each subject, and how many times the peer's value is ours (below 1: less). */
+  /** Single joins, for the curve of all of them. */
+  joins(subject: string, latencies: readonly number[]): void {
+    this.#samples.set(subject, [...(this.#samples.get(subject) ?? []), ...latencies])
+  }
+
+  /**
+   * One row a measure: the median of each subject, how many times the peer's value is ours (below 1: less), and whether that
+   * is what it is meant to be.
+   */
   table(): string {
-    const labels = subjects().map(({ label }) => label)
-    const heads = ['Measured', ...labels, ...(labels.length > 1 ? ['ratio'] : [])]
-    const rows = [...this.#measures.values()].map(({ name, unit, values }) => {
-      const medians = labels.map((label) => median(values[label] ?? []))
-      const [ours = Number.NaN, peer = Number.NaN] = medians
-      const ratio = labels.length > 1 ? [Number.isFinite(ours / peer) ? (ours / peer).toFixed(2) : '-'] : []
-      return [name, ...medians.map((value) => `${digits(value)} ${unit}`), ...ratio]
+    const measures = [...this.#measures.values()]
+    const known = [
+      ...new Set([
+        ...subjects().map(({ label }) => label),
+        ...measures.flatMap(({ values }) => Object.keys(values)),
+      ]),
+    ]
+    const both = known.includes('peer')
+    const heads = ['Measured', ...known, ...(both ? ['ratio'] : []), 'goal']
+    const of = (name: string, label: string): number => median(this.#measures.get(name)?.values[label] ?? [])
+    const rows = measures.map(({ name, unit }) => {
+      const [ours, peer] = [of(name, OURS), of(name, 'peer')]
+      const cells = known.map((label) => {
+        const value = of(name, label)
+        return Number.isNaN(value) ? '' : `${digits(value)} ${unit}`.trim()
+      })
+      const ratio = Number.isFinite(ours / peer) ? (ours / peer).toFixed(2) : ''
+      return [
+        name,
+        ...cells,
+        ...(both ? [ratio] : []),
+        judge(name, { ours, peer }, (other) => of(other, OURS)),
+      ]
     })
     return markdown([heads, ...rows])
   }
 
-  /** Writes out/bench.json with the machine it was measured on, and returns the path. */
-  async save(): Promise<string> {
+  async result(priority: boolean): Promise<Measurement> {
     const version = await run(['etcd', '--version'])
     const memory = /MemTotal:\s*(\d+)/.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]
-    const machine = {
-      kernel: release(),
-      arch: arch(),
-      cpus: cpus().length,
-      memoryKiB: Number(memory),
-      node: process.version,
-      etcd: /Version: (\S+)/.exec(version)?.[1],
+    const percents = Array.from({ length: 101 }, (_, p) => p)
+    const quantiles = [...this.#samples].map(
+      ([label, values]) => [label, percents.map((p) => percentile(values, p))] as const,
+    )
+    return {
+      date: new Date().toISOString(),
+      machine: {
+        kernel: /^[\d.]+/.exec(release())?.[0] ?? '',
+        arch: arch(),
+        cpus: cpus().length,
+        memoryKiB: Number(memory),
+        node: process.version,
+        etcd: /Version: (\S+)/.exec(version)?.[1] ?? '',
+      },
+      load: { before: this.#load, after: loadavg()[1] ?? 0, priority },
+      measures: [...this.#measures.values()],
+      quantiles: Object.fromEntries(quantiles),
     }
-    mkdirSync(join(REPOSITORY, 'out'), { recursive: true })
-    const path = join(REPOSITORY, 'out/bench.json')
-    const content = { date: new Date().toISOString(), machine, measures: [...this.#measures.values()] }
-    writeFileSync(path, `${JSON.stringify(content, null, 2)}\n`)
-    return path
   }
+}
+
+/** Writes out/bench.json and returns the path. */
+export function save(measured: Measurement): string {
+  mkdirSync(join(REPOSITORY, 'out'), { recursive: true })
+  const path = join(REPOSITORY, 'out/bench.json')
+  writeFileSync(path, `${JSON.stringify(measured, null, 2)}\n`)
+  return path
 }
 
 export function median(values: readonly number[]): number {

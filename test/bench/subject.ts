@@ -38,9 +38,9 @@ export function setting(name: string, fallback: string): readonly number[] {
 export async function withLab(
   nodes: number,
   body: (lab: Lab) => Promise<void>,
-  config: object = CONFIG,
+  { config = CONFIG, underlay = '10.77' }: { readonly config?: object; readonly underlay?: string } = {},
 ): Promise<void> {
-  const lab = await Lab.create({ nodes })
+  const lab = await Lab.create({ nodes, prefix: underlay })
   try {
     const etcd = await lab.startEtcd()
     await etcd.config(config)

@@ -43,7 +43,7 @@ export async function throughput(report: Report): Promise<void> {
         const pings = await from.namespace.run('ping', '-n', '-q', '-c', '300', '-i', '0.005', to.address)
         add('ping, mean', 'ms', Number(/= [\d.]+\/([\d.]+)\//.exec(pings)?.[1]))
       },
-      { ...CONFIG, Backend },
+      { config: { ...CONFIG, Backend } },
     )
   }
 }

@@ -6,15 +6,15 @@ somebody asks, so that watching 45,000 of them does not slow down what is being 
 
   {"op": "notify", "path": P}      -> {"ok": "notify"}, later {"notice": TEXT, "path": P, "t": NS} for each datagram
   {"op": "watch", "namespace": N}  -> {"ok": "watch"}
-  {"op": "counts", "namespace": N} -> {"counts": {"route": .., "neighbour": .., "fdb": .., "overrun": ..}}
-  {"op": "first", "namespace": N}  -> {"first": {"route": {KEY: NS, ...}, "neighbour": {...}, "fdb": {...}}}
+  {"op": "counts", "namespace": N} -> {"counts": {"route": .., "neighbour": .., "fdb": .., "gone": .., "overrun": ..}}
+  {"op": "first", "namespace": N}  -> {"first": {"route": {KEY: NS, ...}, "neighbour": {...}, "fdb": {...}, "gone": {...}}}
 
 KEY is the destination address of a route or neighbour and the MAC of an FDB entry; NS is CLOCK_MONOTONIC when that
-key was first added.
+key was first added, or when a route of that destination first went ("gone").
 """
 import ctypes, errno, json, os, selectors, socket, struct, sys, time
 
-NEWROUTE, NEWNEIGH, AF_BRIDGE = 24, 28, 7
+NEWROUTE, DELROUTE, NEWNEIGH, AF_BRIDGE = 24, 25, 28, 7
 RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE, SO_RCVBUFFORCE, CLONE_NEWNET = 0x4, 0x40, 33, 0x40000000
 libc = ctypes.CDLL(None, use_errno=True)
 selector = selectors.DefaultSelector()
@@ -53,7 +53,7 @@ class Watch:
         except PermissionError:  # Root of a user namespace only: as much as net.core.rmem_max allows.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 20)
         self.socket.bind((0, RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE))
-        self.counts = {"route": 0, "neighbour": 0, "fdb": 0, "overrun": 0}
+        self.counts = {"route": 0, "neighbour": 0, "fdb": 0, "gone": 0, "overrun": 0}
         self.seen = []
         selector.register(self.socket, selectors.EVENT_READ, self.readable)
 
@@ -78,11 +78,13 @@ class Watch:
             kind = b[4]
             if kind == NEWROUTE:
                 counts["route"] += 1
+            elif kind == DELROUTE:
+                counts["gone"] += 1
             elif kind == NEWNEIGH:
                 counts["fdb" if b[16] == AF_BRIDGE else "neighbour"] += 1
 
     def first(self):
-        found = {"route": {}, "neighbour": {}, "fdb": {}}
+        found = {"route": {}, "neighbour": {}, "fdb": {}, "gone": {}}
         for t, b in self.seen:
             off = 0
             while off + 16 <= len(b):
@@ -90,9 +92,9 @@ class Watch:
                 if length < 16:
                     break
                 message = b[off : off + length]
-                if kind == NEWROUTE:
+                if kind in (NEWROUTE, DELROUTE):
                     key = attribute(message, 16 + 12, 1)
-                    found["route"].setdefault(key and socket.inet_ntoa(key), t)
+                    found["route" if kind == NEWROUTE else "gone"].setdefault(key and socket.inet_ntoa(key), t)
                 elif kind == NEWNEIGH and message[16] == AF_BRIDGE:
                     key = attribute(message, 16 + 12, 2)
                     found["fdb"].setdefault(key and key.hex(":"), t)

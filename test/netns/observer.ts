@@ -8,14 +8,17 @@ export interface Counts {
   readonly route: number
   readonly neighbour: number
   readonly fdb: number
+  /** Routes deleted. */
+  readonly gone: number
   readonly overrun: number
 }
 
-/** When each key was first added, in nanoseconds of CLOCK_MONOTONIC (`process.hrtime` has the same clock). */
+/** When each key was first added, and when a route first went, in nanoseconds of CLOCK_MONOTONIC (`process.hrtime` has the same clock). */
 export interface FirstSeen {
   readonly route: Readonly<Record<string, number>>
   readonly neighbour: Readonly<Record<string, number>>
   readonly fdb: Readonly<Record<string, number>>
+  readonly gone: Readonly<Record<string, number>>
 }
 
 /** One sd_notify datagram and when it arrived, milliseconds of CLOCK_MONOTONIC. */
