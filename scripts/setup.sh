@@ -20,7 +20,7 @@ case ${1:-} in
   demo) wanted="$build $lab" ;;
   test)
     wanted="$build $lab openssl:openssl curl:curl nft:nftables dash:dash bash:bash ethtool:ethtool"
-    optional='dockerd:docker.io busybox:busybox-static promtool:prometheus strace:strace'
+    optional='dockerd:docker.io busybox:busybox-static promtool:prometheus strace:strace chromium:chromium'
     ;;
   soak) wanted="$build $lab nft:nftables" ;;
   vm) wanted="$build $lab qemu-system-x86_64:qemu-system-x86 depmod:kmod dpkg-deb:dpkg wg:wireguard-tools" ;;

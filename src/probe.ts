@@ -17,10 +17,10 @@ import { NativeError } from './native.ts'
 /** Pings in a row that a peer loses before it counts as unreachable. */
 export const LOST_IN_A_ROW = 3
 /** Milliseconds between two bursts of pings, at least and at most. */
-const SHORTEST_PAUSE = 50
+const SHORTEST_PAUSE = 200
 const LONGEST_PAUSE = 1_000
 /** Pings in one burst: with the pause, 5,000 a second. A round of more peers than that takes longer than the interval. */
-const BURST = 250
+const BURST = 1_000
 /** Bytes: as `ping` sends them. */
 const SIZE = 84
 /** Peers that a line of the log names. */

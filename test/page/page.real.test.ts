@@ -144,6 +144,40 @@ describe.skipIf(chromium === undefined)('5,000 peers', () => {
     expect(browser.errors).toEqual([])
   })
 
+  it.each<[string, Shape]>([
+    ['desk-pings', DESK],
+    ['phone-pings', { ...PHONE, dark: true }],
+  ])('answer pings or do not, on %s', async (name, shape) => {
+    const view = crowd()
+    view.now = status({
+      leases: { inUse: 5_000, skipped: 0, skippedList: [] },
+      probes: {
+        ...{ intervalSeconds: 10, rounds: 3, reachable: 4_999, unreachable: 1, pending: 0 },
+        rttMs: { least: 0.1, median: 0.31, most: 12.5 },
+      },
+    })
+    view.lines = view.lines.map((line, n) => ({
+      ...line,
+      probe: { reachable: n !== 77, rttMs: 0.2 + n / 10_000 },
+    }))
+    await browser.open(await serve(view), shape)
+    await browser.until(LIVE)
+    await browser.until(DRAWN)
+    await browser.until(`${text('#picked')} === '4,997 in order, 3 amiss'`)
+    expect(await browser.ask(text('.tile:last-child'))).toMatch(
+      /^Answer pings\s*4,999 of 5,000\s+1 lost, 0\.31 ms/,
+    )
+    expect(await browser.ask(text('.peers tbody'))).toContain('does not answer')
+    await browser.ask(`document.querySelector('canvas').focus()`)
+    await browser.press('n')
+    expect(await browser.ask(text('#picked'))).toBe('100.64.77.0/24 at 198.18.0.78: does not answer pings')
+    await browser.press('ArrowRight')
+    expect(await browser.ask(text('#picked'))).toMatch(/: in order, answers in 0\.2078 ms$/)
+    expect(await browser.ask('document.documentElement.scrollWidth')).toBeLessThanOrEqual(shape.width)
+    await picture(browser, name)
+    expect(browser.errors).toEqual([])
+  })
+
   it('are searched while one types, and the address says what for', async () => {
     const view = crowd()
     await browser.open(await serve(view), DESK)
