@@ -40,8 +40,9 @@ export const SOL_SOCKET = 1
 export const SO_RCVBUF = 8
 export const SO_RCVBUFFORCE = 33
 
-// linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
+// linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS, BPF_LD | BPF_H | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
 export const BPF_LD_W_ABS = 0x20
+export const BPF_LD_H_ABS = 0x28
 export const BPF_JEQ_K = 0x15
 export const BPF_RET_K = 0x06
 

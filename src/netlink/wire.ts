@@ -14,6 +14,7 @@ import { NLA_TYPE_MASK } from './constants.ts'
 
 // struct nlmsghdr { __u32 nlmsg_len; __u16 nlmsg_type; __u16 nlmsg_flags; __u32 nlmsg_seq; __u32 nlmsg_pid; }
 export const NLMSG_HDRLEN = 16
+export const NLMSG_TYPE_OFFSET = 4
 export const NLMSG_PID_OFFSET = 12
 
 // #define NLMSG_ALIGN(len) (((len) + NLMSG_ALIGNTO - 1) & ~(NLMSG_ALIGNTO - 1))

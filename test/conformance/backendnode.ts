@@ -77,7 +77,7 @@ export class BackendNode {
       ...{ network: subnet('10.240.0.0/12'), subnetLen: 24 },
     }
     this.#monitor = new Monitor(
-      machine.monitor(),
+      machine.monitor({ ignore: this.#requests.portId }),
       (changes) => this.#network?.observe(changes),
       () => this.#network?.observeOverrun(),
     )

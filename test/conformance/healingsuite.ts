@@ -326,7 +326,7 @@ export function healingSuite(make: () => Machine): void {
 
   describe('lost notifications', () => {
     it('are made up for by a compare at once', async () => {
-      const running = start([ALICE, BOB], { monitor: machine.monitor(1) })
+      const running = start([ALICE, BOB], { receiveBuffer: 1 })
       await running.settle(SOON)
       op.do(op.route('delete', ROUTE))
       op.do(op.unlink(DEVICE))

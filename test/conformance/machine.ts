@@ -17,10 +17,15 @@ import {
 import { FakeKernel, type KernelState } from '../fakes/kernel.ts'
 import { ensureAddon, enterNewNamespace } from '../native/addons.ts'
 
+type MonitorOptions = NonNullable<Parameters<typeof openRtnetlinkMonitor>[1]>
+
 export interface Machine {
   open(): NetlinkSocket
-  /** All that the daemon listens to. `room` is for bytes, on a real kernel only. */
-  monitor(room?: number): NetlinkSocket
+  /**
+   * All that the daemon listens to, without what the socket with port id `ignore` causes. `receiveBuffer` is bytes, on a
+   * real kernel only.
+   */
+  monitor(options?: MonitorOptions): NetlinkSocket
   /** A socket to generic netlink. */
   generic(): NetlinkSocket
   state(): KernelState
@@ -38,8 +43,8 @@ export class FakeMachine implements Machine {
     return this.kernel.open()
   }
 
-  monitor(): NetlinkSocket {
-    return this.kernel.monitor()
+  monitor({ ignore }: MonitorOptions = {}): NetlinkSocket {
+    return this.kernel.monitor(ignore)
   }
 
   generic(): NetlinkSocket {
@@ -77,9 +82,9 @@ export class RealMachine implements Machine {
     return this.#kept(openRtnetlink())
   }
 
-  monitor(room?: number): NetlinkSocket {
+  monitor(options: MonitorOptions = {}): NetlinkSocket {
     const groups = [RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_NEXTHOP]
-    return this.#kept(openRtnetlinkMonitor(groups, room === undefined ? {} : { receiveBuffer: room }))
+    return this.#kept(openRtnetlinkMonitor(groups, options))
   }
 
   generic(): NetlinkSocket {

@@ -106,7 +106,8 @@ export function sorted({ routes, neighbours, fdb, nexthops, addresses }: KernelS
 
 export interface NodeOptions {
   readonly directRouting?: boolean
-  readonly monitor?: NetlinkSocket
+  /** Of the monitor, in bytes. */
+  readonly receiveBuffer?: number
   /** Changes, in words, that the kernel refuses. */
   readonly refuse?: (words: string) => boolean
 }
@@ -132,9 +133,15 @@ export class TestNode {
     this.machine = machine
     this.op = op
     this.clock = new ManualClock()
+    const { receiveBuffer } = options
     this.#requests = this.#tapped(machine.open(), options.refuse ?? (() => false))
     this.#monitor = new Monitor(
-      this.#hearing(options.monitor ?? machine.monitor()),
+      this.#hearing(
+        machine.monitor({
+          ignore: this.#requests.portId,
+          ...(receiveBuffer === undefined ? {} : { receiveBuffer }),
+        }),
+      ),
       (changes) => this.network.observe(changes),
       () => this.network.observeOverrun(),
     )

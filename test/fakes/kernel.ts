@@ -111,7 +111,8 @@ export class FakeKernel {
   readonly #fdb = new ForwardingTable()
   readonly #nexthops = new NexthopTable()
   readonly wireguard = new WireGuardTable()
-  readonly #monitors = new Set<FakeSocket>()
+  /** And whose doings each does not want to hear of. */
+  readonly #monitors = new Map<FakeSocket, number | undefined>()
   #portId = 3_000_000_000
   /** Refusals to come; a test that injects asserts that its injections were used up. */
   readonly injections: Injection[] = []
@@ -138,20 +139,20 @@ export class FakeKernel {
     return this.wireguard.print((index) => this.#links.get(index)?.name ?? `if${index}`)
   }
 
-  /** A socket in all groups that the daemon listens to. */
-  monitor(): NetlinkSocket {
+  /** A socket in all groups that the daemon listens to; as on a real kernel `ignore` does not hide deleted routes. */
+  monitor(ignore?: number): NetlinkSocket {
     const socket = new FakeSocket(
       this.#portId++,
       () => undefined,
       (closed) => this.#monitors.delete(closed),
     )
-    this.#monitors.add(socket)
+    this.#monitors.set(socket, ignore)
     return socket
   }
 
   /** What is queued for the monitors is lost, and they are told so. */
   overrun(): void {
-    for (const monitor of this.#monitors) monitor.overrun()
+    for (const monitor of this.#monitors.keys()) monitor.overrun()
   }
 
   state(): KernelState {
@@ -648,7 +649,8 @@ export class FakeKernel {
 
   #notify(type: number, payload: Uint8Array, portId: number, flags = 0): void {
     const datagram = encodeMessage({ type, flags, sequence: 0, portId, payload })
-    for (const monitor of this.#monitors) monitor.push(datagram)
+    for (const [monitor, ignore] of this.#monitors)
+      if (portId !== ignore || type === RTM_DELROUTE) monitor.push(datagram)
   }
 }
 

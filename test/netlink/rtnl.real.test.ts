@@ -619,7 +619,7 @@ describe('a monitor', () => {
     expect(told()).toContainEqual(change('link', 0, 'deleted'))
   })
 
-  it('keeps to itself what we changed when told to, and nothing else', () => {
+  it('keeps to itself what we changed when told to, but for deleted routes, and nothing else', () => {
     const others: Notification[] = []
     const deaf = new Monitor(
       openRtnetlinkMonitor([RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE], { ignore: rtnl.portId }),
@@ -632,11 +632,13 @@ describe('a monitor', () => {
     rtnl.execute(replaceFdbEntry({ index, mac: mac2, destination: 0xc0000202 }, device))
     run(`ip route add 100.64.2.0/24 via 100.64.2.0 dev ${device} onlink`)
     run(`ip neigh replace 100.64.1.0 lladdr ${mac3} dev ${device} nud permanent`)
+    rtnl.execute(deleteRoute(route(1), device))
     deaf.drain()
     const ipv4 = others.filter(({ kind, value }) => kind !== 'neighbour' || typeof value.address === 'number')
     // Of an FDB entry the kernel does not say who wrote it.
-    expect(ipv4.map(({ kind }) => kind)).toEqual(['fdb', 'route', 'neighbour'])
-    expect(ipv4.every(({ portId }) => portId !== rtnl.portId)).toBe(true)
+    expect(ipv4.map(({ kind }) => kind)).toEqual(['fdb', 'route', 'neighbour', 'route'])
+    const ours = ipv4.filter(({ portId }) => portId === rtnl.portId)
+    expect(ours.map(({ deleted }) => deleted)).toEqual([true])
   })
 
   it('tells what others changed, without being asked to drain', async () => {
