@@ -38,12 +38,12 @@ const FILES = {
   'lintian-overrides': 'usr/share/lintian/overrides/flanneld',
 }
 
-/** Packs the executable `binary` into the package `target`. */
+/** Packs the executable `binary` into the package `target`. Without compression that takes a second instead of a minute. */
 export function buildPackage(
   architecture: Architecture,
   binary: string,
   target: string,
-  version = packageVersion(),
+  { version = packageVersion(), compress = true } = {},
 ): void {
   const tree = `${target}.tree`
   rmSync(tree, { recursive: true, force: true })
@@ -81,7 +81,8 @@ export function buildPackage(
   write('DEBIAN/conffiles', '/etc/default/flanneld\n')
   write('DEBIAN/control', control(architecture, debianVersion, size))
   for (const script of ['postinst', 'prerm', 'postrm']) write(`DEBIAN/${script}`, packaging(script), 0o755)
-  execFileSync('dpkg-deb', ['--root-owner-group', '-Zxz', '-z2', '--build', tree, target], {
+  const compression = compress ? ['-Zxz', '-z2'] : ['-Znone']
+  execFileSync('dpkg-deb', ['--root-owner-group', ...compression, '--build', tree, target], {
     env: { ...process.env, SOURCE_DATE_EPOCH: String(time) },
     stdio: ['ignore', 'ignore', 'inherit'],
   })

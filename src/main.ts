@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { systemClock } from './clock.ts'
 import { isCommand } from './commands/names.ts'
 import { FatalError, runDaemon } from './daemon.ts'
@@ -39,6 +39,7 @@ export async function run(): Promise<void> {
   }
   const { options, warnings } = parsed
   hideArguments(process.argv.slice(2))
+  takeName()
   const view = new View(systemClock, {
     version,
     pid: process.pid,
@@ -92,6 +93,18 @@ export async function run(): Promise<void> {
   }
   log.info('Exiting cleanly...')
   process.exit(0)
+}
+
+/**
+ * Names the process as flannel's is named, for `pgrep flanneld` and the like and for `flanneld cleanup`: Node calls it
+ * MainThread, and a new title the beginning of that.
+ */
+function takeName(): void {
+  try {
+    writeFileSync('/proc/self/comm', 'flanneld')
+  } catch {
+    // A sandbox's /proc may be read-only, and the name is not worth a start.
+  }
 }
 
 /** The options with the password out of the file or credential that holds it. Throws a FatalError. */

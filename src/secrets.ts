@@ -1,7 +1,7 @@
 /**
  * Where the password for etcd comes from, and how it is kept out of the list of processes, which every user can read.
  */
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from './log.ts'
 
@@ -52,8 +52,5 @@ export function maskArguments(args: readonly string[]): string[] | undefined {
  */
 export function hideArguments(args: readonly string[]): void {
   const masked = maskArguments(args)
-  if (masked === undefined) return
-  process.title = ['flanneld', ...masked].join(' ')
-  // The title is the thread's name too, of which 15 bytes are kept; pgrep looks for this one.
-  writeFileSync('/proc/self/comm', 'flanneld')
+  if (masked !== undefined) process.title = ['flanneld', ...masked].join(' ')
 }

@@ -76,7 +76,10 @@ export class Disturbances {
     const portId = this.#by.get(id)
     if (portId === undefined || portId <= 0) return {}
     try {
-      return { by: `${readFileSync(`/proc/${portId}/comm`, 'utf8').trim()} (pid ${portId})` }
+      const name = readFileSync(`/proc/${portId}/comm`, 'utf8').trim()
+      // systemd-networkd.socket: systemd makes networkd's socket, which therefore has systemd's pid.
+      const socketOf = name === 'systemd' ? ', for systemd-networkd if that runs' : ''
+      return { by: `${name} (pid ${portId}${socketOf})` }
     } catch {
       return { by: `pid ${portId}, gone by now` }
     }

@@ -65,6 +65,8 @@ export class Reconciler {
   #lastLoad = 0
   /** What is missing went with the device, by the kernel's own doing: no fight, and worth one line together. */
   #lostWithDevice = false
+  /** What the compare after that found not as believed. Of this, what is there too much did not go with the device. */
+  #surprising: readonly TableKey[] = []
   /** Applies in a row in which the device was found gone or down only when it was written to. */
   #deviceRefusals = 0
   #troubles = 0
@@ -314,9 +316,8 @@ export class Reconciler {
     const took = this.#lastLoad - begin
     this.#compares.add(took)
     this.#lastCompare = { at: begin, took, entries: surprising.length }
-    if (this.#snapshotSeen && !this.#lostWithDevice) {
-      for (const key of surprising) this.#disturbed.found(idOf(key))
-    }
+    if (this.#lostWithDevice) this.#surprising = surprising
+    else if (this.#snapshotSeen) for (const key of surprising) this.#disturbed.found(idOf(key))
   }
 
   /** Returns how many entries were written or deleted. */
@@ -384,6 +385,7 @@ export class Reconciler {
       log.info(`restored ${done} entries that went with ${this.#model.name}`)
     }
     this.#lostWithDevice = false
+    this.#surprising = []
     if (refused.length > 0) log.error(`${some(refused.map((error) => error.message))}; trying again`)
     return done
   }
@@ -397,11 +399,17 @@ export class Reconciler {
       this.#failures.clear(id)
       this.#options.log.info(`${operation.request.operation()}: works again`)
     }
+    if (operation.action === 'delete' && !this.#disturbed.has(id) && this.#isSurprise(operation))
+      this.#disturbed.found(id)
     const repair = this.#disturbed.has(id)
     if (repair || this.#lostWithDevice) {
       this.#disturbed.count(operation.table, id, this.#lostWithDevice ? 'device' : undefined)
     }
     return repair
+  }
+
+  #isSurprise(operation: Operation): boolean {
+    return this.#surprising.some(({ table, key }) => table === operation.table && key === operation.key)
   }
 
   /** Returns whether it is news that this is refused. */

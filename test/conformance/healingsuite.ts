@@ -287,6 +287,20 @@ export function healingSuite(make: () => Machine): void {
     expect(running.logged).toEqual([])
   })
 
+  it('tells of a stray route even if it came as the address was lost, and not of what went with that', async () => {
+    const running = start([ALICE, BOB])
+    await running.settle(SOON)
+    running.forget()
+    op.do(op.address('delete', DEVICE, '10.244.0.0/32'))
+    op.do(op.address('add', DEVICE, '10.244.0.9/24'))
+    op.do(op.route('add', { ...ROUTE, to: '203.0.113.0/24' }))
+    await running.settle(SOON)
+    running.expectState([ALICE, BOB])
+    const told = running.logged.filter((line) => line.startsWith('W repaired')).join()
+    expect(told).toContain('delete route 203.0.113.0/24')
+    expect(told).not.toContain('10.244.2.0')
+  })
+
   it('says in one line what it repaired, and who it was', async () => {
     const running = start([ALICE, BOB])
     await running.settle(SOON)

@@ -8,8 +8,13 @@ import { run } from '../netns/process.ts'
 const PACKAGES = [
   ...['systemd-sysv', 'dbus', 'procps', 'iproute2', 'iputils-ping', 'openssh-server', 'openssh-client'],
   ...['docker.io', 'etcd-server', 'etcd-client', 'iptables', 'openssl', 'busybox-static'],
+  // For the package, which has to get along with them; a test starts them when it wants them.
+  ...['udev', 'network-manager'],
 ]
-const HOOKS = ['systemctl --quiet enable systemd-networkd']
+const HOOKS = [
+  'systemctl --quiet enable systemd-networkd',
+  'systemctl --quiet disable NetworkManager NetworkManager-dispatcher NetworkManager-wait-online',
+]
 const CACHE = join(REPOSITORY, 'build/e2e')
 
 /**

@@ -4,9 +4,9 @@
  * there, as like flannel's as can be, is part of that.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { kernelHas } from '../conformance/kinds.ts'
 import { type Daemon, isOurs, Lab, OURS, waitFor } from './lab.ts'
 import type { Namespace } from './namespace.ts'
@@ -219,6 +219,43 @@ describe('with vxlan', () => {
     expect(await snapshot()).toEqual(running)
     expect(daemon.running).toBe(true)
   })
+
+  test('refuses while ours runs without a control socket', async () => {
+    const daemon = await lab.daemon(1, { args: ['-control-socket='] })
+    await daemon.waitReady()
+    expect(cleanup().err).toContain(`flanneld is running here (pid ${daemon.pid}): stop it first`)
+    expect(daemon.running).toBe(true)
+  })
+
+  test.each([OURS, ...(GO ? [GO] : [])])(
+    'takes the rules of %s that iptables-legacy holds',
+    async (binary) => {
+      const { PATH } = process.env
+      onTestFinished(() => {
+        process.env.PATH = PATH
+      })
+      const programs = join(lab.dir, 'programs')
+      mkdirSync(programs)
+      for (const name of ['iptables', 'iptables-save', 'iptables-restore'])
+        symlinkSync('/usr/sbin/xtables-legacy-multi', join(programs, name))
+      process.env.PATH = `${programs}:${PATH}`
+      await addForeign(lab.node(1))
+      // Tables that were once used stay in the kernel, empty.
+      const rules = async (): Promise<string[]> =>
+        (await lab.node(1).run('iptables-save')).split('\n').filter((line) => line.startsWith('-A'))
+      const before = await rules()
+      expect(before).toHaveLength(3)
+
+      for (const by of ['itself', 'shell']) {
+        const daemon = await startDaemon(binary)
+        await daemon.stop()
+        expect((await rules()).length).toBeGreaterThan(before.length)
+        const done = by === 'itself' ? cleanup() : inNode(['sh', '-ec', cleanup('-dry-run').out])
+        expect(done.status, done.err).toBe(0)
+        expect(await rules()).toEqual(before)
+      }
+    },
+  )
 
   test('takes routes and nexthop objects that a larger cluster left on the underlay', async () => {
     const before = await snapshot()

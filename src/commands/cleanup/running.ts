@@ -37,11 +37,13 @@ function daemonProcess(): number | undefined {
     .find((pid) => pid !== process.pid && isDaemon(pid, namespace))
 }
 
+/** By its name, which a daemon of ours takes when it starts and Go flannel's has, or has renamed with its file. */
 function isDaemon(pid: number, namespace: string): boolean {
   try {
+    if (readlinkSync(`/proc/${pid}/ns/net`) !== namespace) return false
+    if (readFileSync(`/proc/${pid}/comm`, 'utf8') === 'flanneld\n') return true
     const name = basename(readlinkSync(`/proc/${pid}/exe`).replace(/ \(deleted\)$/, ''))
     if (!/^flanneld\b/.test(name)) return false
-    if (readlinkSync(`/proc/${pid}/ns/net`) !== namespace) return false
     return !isCommand(readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1])
   } catch {
     // It has ended, or is a kernel thread.
