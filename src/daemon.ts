@@ -110,7 +110,7 @@ async function startAndRun({
     const current = chooseInterface(readNetworkView(rtnl), choice, log)
     const previous = readSubnetFile(options.subnetFile)
     for (const problem of previous.problems) log.error(problem)
-    seen.underlay = { current }
+    seen.underlay = { current, up: true }
     const client = openClient(options, log)
     const registry = new EtcdRegistry(client, options.etcd.prefix)
     seen.tally = client.tally

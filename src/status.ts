@@ -52,6 +52,7 @@ export interface Status {
     readonly address: string
     readonly publicIP: string
     readonly mtu: number
+    readonly up: boolean
     readonly reason: string
   } | null
   readonly device: {
@@ -207,6 +208,8 @@ export interface StatusSources {
         readonly address: Ipv4
         readonly publicIP: Ipv4
         readonly mtu: number
+        /** Neither down nor without a carrier. */
+        readonly up: boolean
         readonly reason: string
       }
     | undefined
@@ -329,6 +332,7 @@ export function buildStatus(from: StatusSources): Status {
           address: formatIpv4(underlay.address),
           publicIP: formatIpv4(underlay.publicIP),
           mtu: underlay.mtu,
+          up: underlay.up,
           reason: underlay.reason,
         }
       : null,
@@ -350,11 +354,11 @@ export function buildStatus(from: StatusSources): Status {
 }
 
 /**
- * Alive: every loop has kept its word. Ready: besides, the lease is held, the first list of leases is in the kernel, the files
- * are written, and neither kernel nor firewall refuses anything.
+ * Alive: every loop has kept its word. Ready: besides, the lease is held, the interface is up, the first list of leases is in the
+ * kernel, the files are written, and neither kernel nor firewall refuses anything.
  */
 export function healthOf(from: StatusSources): Health {
-  const { clock, keeper, overlay, phase, watch, firewall } = from
+  const { clock, keeper, overlay, phase, watch, firewall, underlay } = from
   const now = clock.now()
   const late = stuck(from.pulses, now)
   const reasons = late.map(
@@ -362,6 +366,7 @@ export function healthOf(from: StatusSources): Health {
   )
   if (phase !== 'running') reasons.push(`not running yet: ${phase}`)
   if (keeper !== undefined && keeper.secondsLeft <= 0) reasons.push('the lease has expired or was deleted')
+  if (underlay?.up === false) reasons.push(`interface ${underlay.name} is down or has no carrier`)
   if (phase === 'running') {
     if (watch === undefined || (overlay?.history !== undefined && overlay.history.lastApply === undefined))
       reasons.push('no list of leases is applied yet')

@@ -38,6 +38,8 @@ export class UnderlayWatcher {
   #trouble = ''
   /** Whether packets could pass, as last told; `back` until that was acted on. */
   #wire: 'whole' | 'cut' | 'back' = 'whole'
+  /** Whether the log has it that the wire is cut. */
+  #told = false
 
   constructor(parts: {
     readonly rtnl: Rtnl
@@ -58,6 +60,11 @@ export class UnderlayWatcher {
 
   get current(): ExternalInterface {
     return this.#current
+  }
+
+  /** Neither down nor without a carrier, as far as the kernel has told since the start. */
+  get up(): boolean {
+    return this.#wire !== 'cut'
   }
 
   /** Takes in what the kernel says of the interface; those who know the overlay say when to look. */
@@ -92,8 +99,14 @@ export class UnderlayWatcher {
     }
     if (this.#trouble !== '') this.#log.info(`interface ${now.name} can be used again`)
     this.#trouble = ''
+    if (this.#wire === 'cut' && !this.#told) {
+      this.#told = true
+      this.#log.warn(`${now.name} is down or has no carrier: nothing passes to other nodes until it is back`)
+    }
     if (this.#wire === 'back') {
       this.#wire = 'whole'
+      if (this.#told) this.#log.info(`${now.name} is up again`)
+      this.#told = false
       this.#onReturn()
     }
     if (before.index === now.index && describe(before) === describe(now)) return

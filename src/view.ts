@@ -39,7 +39,7 @@ export interface ViewedParts {
   rtnl?: Rtnl
   monitor?: Monitor
   config?: NetworkConfig
-  underlay?: Pick<UnderlayWatcher, 'current'>
+  underlay?: Pick<UnderlayWatcher, 'current' | 'up'>
   keeper?: LeaseKeeper
   network?: Network
   table?: LeaseTable
@@ -170,7 +170,7 @@ export class View {
       logLevel: this.logLevel,
       pulses: this.pulses,
       filesWritten: this.#ready.signal.aborted,
-      underlay: underlay?.current,
+      underlay: underlay && { ...underlay.current, up: underlay.up },
       overlay: network && snapshot(network),
     }
   }

@@ -25,7 +25,14 @@ async function well(): Promise<StatusSources> {
     pulses: [{ loop: 'firewall', last: NOW - 1_000, due: NOW + 4_000 }],
     config: { network: { address: 0x0a010000, length: 16 }, subnetLen: 24, backendType: 'vxlan' },
     keeper: { lease: { subnet, attributes: { publicIP: 0xc0000201 } }, secondsLeft: 86_000.5, renewals: 3 },
-    underlay: { name: 'eth0', address: 0xc0000201, publicIP: 0xc0000202, mtu: 1500, reason: 'default route' },
+    underlay: {
+      name: 'eth0',
+      address: 0xc0000201,
+      publicIP: 0xc0000202,
+      mtu: 1500,
+      up: true,
+      reason: 'default route',
+    },
     overlay: {
       name: 'flannel.1',
       mtu: 1450,
@@ -99,6 +106,7 @@ it('is a plain object that says all there is', async () => {
       address: '192.0.2.1',
       publicIP: '192.0.2.2',
       mtu: 1500,
+      up: true,
       reason: 'default route',
     },
     device: { name: 'flannel.1', mtu: 1450, details: { vni: 1 } },

@@ -12,7 +12,7 @@ import { readFacts } from '../doctor/read.ts'
 import { jsonReport, renderReport } from '../doctor/report.ts'
 import { argumentsAfterProgram, DAEMON_FLAGS, type Started, settle, variablesOf } from '../doctor/settings.ts'
 import { parseFlags } from '../goflag.ts'
-import { isSound, type PeerLine, type Status } from '../status.ts'
+import type { PeerLine, Status } from '../status.ts'
 import { DaemonClient, NoDaemonError } from './client.ts'
 import { type CommandContext, type CommandFlags, readFlags, usageError } from './command.ts'
 
@@ -24,9 +24,6 @@ const OWN = {
 
 /** The daemon's own flags too; without them, what the running daemon or its unit has. */
 export const FLAGS = { ...OWN, ...DAEMON_FLAGS } as const satisfies CommandFlags
-
-/** Peers at most that the daemon is asked for. */
-const AMISS = 50
 
 /** Files that the unit takes its variables from. */
 const UNIT_FILES = ['/etc/default/flanneld', '/etc/sysconfig/flanneld']
@@ -43,14 +40,23 @@ export async function run(args: readonly string[], context: CommandContext): Pro
       'doctor',
       '-fix asks before it changes anything: use it on a terminal, without -json',
     )
-  const { daemon, unsound } = await askDaemon(flags['control-socket'], env)
+  const socket = flags['control-socket']
+  const named = socket === FLAGS['control-socket'].default ? undefined : socket
+  const client = new DaemonClient(named, env, '-control-socket')
+  const daemon = await askDaemon(client)
   const parsed = parseFlags(FLAGS, args)
   const settled = settle(parsed.kind === 'flags' ? parsed.given : {}, env, startedAs(daemon))
   if (typeof settled === 'string') return usageError(context, 'doctor', settled.split('\n')[0] ?? '')
 
   const look = async (): Promise<Facts> => {
     const progress = out.isTTY === true ? progressLine(err) : undefined
-    const facts = await readFacts({ ...settled, daemon, unsound, ping: flags.ping, progress: progress?.show })
+    const facts = await readFacts({
+      ...settled,
+      daemon,
+      peers: (limit) => askPeers(client, limit),
+      ping: flags.ping,
+      progress: progress?.show,
+    })
     progress?.clear()
     return facts
   }
@@ -88,21 +94,24 @@ function progressLine(err: CommandContext['err']) {
   }
 }
 
-/** The running daemon's status, or why there is none, and some of the peers that it finds amiss. */
-async function askDaemon(
-  socket: string,
-  env: CommandContext['env'],
-): Promise<{ readonly daemon: Status | string; readonly unsound: readonly PeerLine[] | undefined }> {
-  const named = socket === FLAGS['control-socket'].default ? undefined : socket
-  const client = new DaemonClient(named, env, '-control-socket')
+/** The running daemon's status, or why there is none. */
+async function askDaemon(client: DaemonClient): Promise<Status | string> {
   try {
-    const daemon = await client.json<Status>('/status')
-    // Those with something amiss come first.
-    const peers = (await client.text(`/peers?limit=${AMISS}`)).split('\n').filter((line) => line !== '')
-    const unsound = peers.map((line) => JSON.parse(line) as PeerLine).filter((peer) => !isSound(peer))
-    return { daemon, unsound }
+    return await client.json<Status>('/status')
   } catch (error) {
-    if (error instanceof NoDaemonError) return { daemon: error.message, unsound: undefined }
+    if (error instanceof NoDaemonError) return error.message
+    throw error
+  }
+}
+
+/** At most `limit` of the running daemon's peers, those with something amiss first; undefined when there is none to ask. */
+async function askPeers(client: DaemonClient, limit: number | undefined): Promise<PeerLine[] | undefined> {
+  try {
+    const text = await client.text(limit === undefined ? '/peers' : `/peers?limit=${limit}`)
+    const lines = text.split('\n').filter((line) => line !== '')
+    return lines.map((line) => JSON.parse(line) as PeerLine)
+  } catch (error) {
+    if (error instanceof NoDaemonError) return undefined
     throw error
   }
 }

@@ -53,7 +53,11 @@ export function renderScreen({ status, peers, colour }: Screen): string {
   const { interface: chosen } = status
   if (chosen !== null) {
     const published = chosen.publicIP === chosen.address ? '' : `, public IP ${chosen.publicIP}`
-    row('interface', `${chosen.name} ${chosen.address} mtu ${chosen.mtu}${published} (${chosen.reason})`)
+    const state = chosen.up ? '' : 'DOWN, '
+    row(
+      'interface',
+      `${chosen.name} ${state}${chosen.address} mtu ${chosen.mtu}${published} (${chosen.reason})`,
+    )
   }
   if (device !== null) {
     const details = Object.entries(device.details)

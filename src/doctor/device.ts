@@ -65,7 +65,7 @@ function device(facts: Facts): Finding[] {
     fault('device', 'fail', {
       what: `${link.name}: ${what}`,
       why: 'other nodes send to it what it does not take, or it cannot send',
-      mend: 'systemctl restart flanneld',
+      mend: 'systemctl restart flanneld; after a change of the network config, on every node',
     }),
   )
 }

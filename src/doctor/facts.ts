@@ -128,7 +128,11 @@ export interface ManagerFacts {
 }
 
 /** This node's lease: the daemon's, else the one that has this node's public address. */
-export function ownLease({ daemon, etcd, network: { underlay } }: Facts): Lease | undefined {
+export function ownLease({
+  daemon,
+  etcd,
+  network: { underlay },
+}: Pick<Facts, 'daemon' | 'etcd' | 'network'>): Lease | undefined {
   const held = typeof daemon === 'string' ? undefined : daemon.lease?.subnet
   const leases = etcd.leases ?? []
   const own = leases.find(({ subnet }) => formatSubnet(subnet) === held)

@@ -13,7 +13,7 @@ export function leaseChecks(facts: Facts): Finding[] {
     return [
       fault('etcd', 'fail', {
         what: etcd.error,
-        why: 'flanneld gets no config and no leases',
+        why: away(facts),
         mend: 'start etcd, or name it with -etcd-endpoints; -etcd-cafile, -etcd-certfile and -etcd-keyfile for TLS',
       }),
       ...subnetFileCheck(facts),
@@ -29,18 +29,42 @@ export function leaseChecks(facts: Facts): Finding[] {
   ]
 }
 
-function config({ etcd }: Facts): Finding[] {
+/** What it means to be without etcd: a running node goes on. */
+function away({ daemon }: Facts): string {
+  if (typeof daemon === 'string' || daemon.lease === null) return 'flanneld gets no config and no leases'
+  const { secondsLeft } = daemon.lease
+  const end = secondsLeft === null ? 'has no end' : `lasts ${Math.floor(secondsLeft / 360) / 10} h more`
+  return `what there is stays as it is, and the lease of this node ${end}; changes of other nodes are not seen`
+}
+
+function config({ etcd, daemon }: Facts): Finding[] {
   if (etcd.configError !== undefined) {
     return [
       fault('network config', 'fail', {
         what: etcd.configError,
-        why: 'flanneld waits until there is a config that it can use',
+        why:
+          typeof daemon === 'string' || daemon.network === null
+            ? 'flanneld waits until there is a config that it can use'
+            : 'flanneld goes on with the one that it started with; its next start would wait',
         mend: `curl -X PUT ${etcd.endpoint}/v2/keys${etcd.prefix}/config -d value='{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'`,
       }),
     ]
   }
   if (etcd.config === undefined) return []
   const { network, subnetLen, backendType } = etcd.config
+  const used = typeof daemon === 'string' ? null : daemon.network
+  const differs =
+    used !== null &&
+    (used.cidr !== formatSubnet(network) || used.subnetLen !== subnetLen || used.backend !== backendType)
+  if (differs) {
+    return [
+      fault('network config', 'warn', {
+        what: `it says ${formatSubnet(network)}, a /${subnetLen} each, ${backendType}; flanneld runs with ${used.cidr}, a /${used.subnetLen} each, ${used.backend}`,
+        why: 'nodes that start from now on do not reach those that run',
+        mend: 'restart flanneld on every node, one after another; or write the old config again',
+      }),
+    ]
+  }
   return [ok('network config', `${formatSubnet(network)}, a /${subnetLen} each, ${backendType}`)]
 }
 
@@ -111,7 +135,7 @@ function badLeases({ etcd }: Facts): Finding[] {
   const [first] = etcd.bad
   return [
     fault('leases', 'warn', {
-      what: `${etcd.bad.length} keys under subnets are no leases: ${some(
+      what: `${etcd.bad.length} keys under subnets are no leases that can be used: ${some(
         etcd.bad.map(({ key, reason }) => `${key}: ${reason}`),
         2,
       )}`,

@@ -4,6 +4,7 @@ import { readFileSync, statSync } from 'node:fs'
 import { release } from 'node:os'
 import { type EchoSocket, openEchoSocket } from '../icmp.ts'
 import { chooseInterface, type ExternalInterface, InterfaceError, readNetworkView } from '../iface.ts'
+import { type Ipv4, parseCidr, parseIpv4, type Subnet } from '../ip.ts'
 import { NativeError } from '../native.ts'
 import { dumpAddresses } from '../netlink/address.ts'
 import { Rtnl } from '../netlink/conn.ts'
@@ -17,15 +18,20 @@ import { dumpRoutes } from '../netlink/route.ts'
 import { openRtnetlink } from '../netlink/socket.ts'
 import type { Options } from '../options.ts'
 import { pingThrough } from '../ping.ts'
-import type { PeerLine, Status } from '../status.ts'
+import { isSound, type PeerLine, type Status } from '../status.ts'
+import { leaseKey } from '../subnet/leasecodec.ts'
+import { leaseObjection } from '../subnet/validate.ts'
 import { parseDotenv } from '../subnetfile.ts'
+import { underlayAddresses } from '../underlay.ts'
 import { roomOf } from './device.ts'
 import { quiet, readEtcd } from './etcd.ts'
 import {
   type DockerFacts,
+  type EtcdFacts,
   type Facts,
   type FileFacts,
   type NetworkFacts,
+  ownLease,
   peersOf,
   type SystemFacts,
 } from './facts.ts'
@@ -38,8 +44,8 @@ export interface Reading {
   readonly options: Options
   readonly env: Readonly<Record<string, string | undefined>>
   readonly daemon: Status | string
-  /** Some of the peers that the daemon finds amiss. */
-  readonly unsound: readonly PeerLine[] | undefined
+  /** The daemon's peers, those with something amiss first; undefined when it cannot be asked. */
+  readonly peers: (limit?: number) => Promise<readonly PeerLine[] | undefined>
   /** Whether peers are pinged. */
   readonly ping: boolean
   /** Told how many peers have been asked. */
@@ -47,13 +53,14 @@ export interface Reading {
 }
 
 export async function readFacts(reading: Reading): Promise<Facts> {
-  const { options, env, daemon, unsound, ping, progress } = reading
-  const [etcd, firewall] = await Promise.all([readEtcd(options, env), readFirewall()])
+  const { options, env, daemon, peers, ping } = reading
+  const [stored, firewall, first] = await Promise.all([readEtcd(options, env), readFirewall(), peers(AMISS)])
   const rtnl = new Rtnl(openRtnetlink())
   try {
     const links = rtnl.dump(dumpLinks())
-    const tunnel = etcd.config === undefined ? tunnelHere(daemon, links) : tunnelOf(etcd.config)
+    const tunnel = tunnelInUse(stored, daemon, links)
     const network = await readNetwork({ rtnl, links, options, tunnel, daemon })
+    const etcd = withoutStrangers(rtnl, { etcd: stored, daemon, network })
     const { device } = network
     const facts: Facts = {
       now: Date.now(),
@@ -74,14 +81,62 @@ export async function readFacts(reading: Reading): Promise<Facts> {
         running: (program) => argumentsOf(program.slice(0, 15)).length > 0,
       }),
       daemon,
-      unsound,
+      unsound: first?.filter((peer) => !isSound(peer)),
       options,
       subnetFile: readSubnetFile(options.subnetFile),
       probes: [],
     }
-    return ping ? { ...facts, probes: await probe(facts, progress) } : facts
+    return ping ? { ...facts, probes: await probe(facts, reading) } : facts
   } finally {
     rtnl.close()
+  }
+}
+
+/** Peers at most that the daemon is asked for, to see whether any is amiss. */
+const AMISS = 50
+
+/** A running daemon goes on with the backend that it started with, whatever the config says meanwhile. */
+function tunnelInUse(
+  { config }: EtcdFacts,
+  daemon: Status | string,
+  links: readonly Link[],
+): Tunnel | undefined {
+  const here = tunnelHere(daemon, links)
+  return config === undefined ||
+    (typeof daemon !== 'string' && here !== undefined && here.backend !== config.backendType)
+    ? here
+    : tunnelOf(config)
+}
+
+/** An own subnet that overlaps nothing, while there is none. */
+const NO_SUBNET = { address: 0, length: 32 }
+
+/** Leases that flanneld skips, since they could only do harm, are bad ones. */
+function withoutStrangers(rtnl: Rtnl, facts: Pick<Facts, 'etcd' | 'daemon' | 'network'>): EtcdFacts {
+  const { etcd, network } = facts
+  const { config, leases } = etcd
+  const { underlay } = network
+  if (config === undefined || leases === undefined || typeof underlay === 'string') return etcd
+  const own = ownLease(facts)
+  const rules = {
+    network: config.network,
+    own: own?.subnet ?? NO_SUBNET,
+    publicIP: underlay.publicIP,
+    underlay: underlayAddresses(rtnl, underlay, config.network),
+  }
+  const judged = leases.map((lease) => ({
+    lease,
+    reason: lease === own ? undefined : leaseObjection(lease, rules),
+  }))
+  return {
+    ...etcd,
+    leases: judged.filter(({ reason }) => reason === undefined).map(({ lease }) => lease),
+    bad: [
+      ...etcd.bad,
+      ...judged.flatMap(({ lease, reason }) =>
+        reason === undefined ? [] : [{ key: leaseKey(lease.subnet), reason }],
+      ),
+    ],
   }
 }
 
@@ -118,15 +173,19 @@ async function readSystem(
   }
 }
 
-async function probe(facts: Facts, progress: Reading['progress']): Promise<Facts['probes']> {
+async function probe(facts: Facts, { peers: ask, progress }: Reading): Promise<Facts['probes']> {
   const { tunnel } = facts
   const { underlay, device } = facts.network
   const mtu = tunnel?.device === undefined ? roomOf(facts) : device?.mtu
   if (tunnel?.answers === undefined || mtu === undefined || typeof underlay === 'string') return []
-  const peers = peersOf(facts).map(({ subnet, attributes: { publicIP } }) => ({
-    subnet,
-    publicIP,
-    address: tunnel.answers === 'subnet' ? subnet.address : publicIP,
+  // While etcd is away, the daemon knows who was there.
+  const known =
+    facts.etcd.leases === undefined
+      ? ((await ask()) ?? []).flatMap(addressesOf)
+      : peersOf(facts).map(({ subnet, attributes: { publicIP } }) => ({ subnet, publicIP }))
+  const peers = known.map((peer) => ({
+    ...peer,
+    address: tunnel.answers === 'subnet' ? peer.subnet.address : peer.publicIP,
   }))
   if (peers.length === 0) return []
   let socket: EchoSocket
@@ -142,6 +201,11 @@ async function probe(facts: Facts, progress: Reading['progress']): Promise<Facts
   } finally {
     socket.close()
   }
+}
+
+function addressesOf(line: PeerLine): { readonly subnet: Subnet; readonly publicIP: Ipv4 }[] {
+  const [subnet, publicIP] = [parseCidr(line.subnet), parseIpv4(line.publicIP)]
+  return subnet === undefined || publicIP === undefined ? [] : [{ subnet, publicIP }]
 }
 
 function hasNexthops(rtnl: Rtnl): boolean {

@@ -21,6 +21,7 @@ const STATUS: Status = {
     address: '192.0.2.1',
     publicIP: '192.0.2.9',
     mtu: 1500,
+    up: true,
     reason: 'default route',
   },
   device: { name: 'flannel.1', mtu: 1450, details: { vni: 1, port: 8472, gbp: false, directRouting: true } },

@@ -294,7 +294,7 @@ describe('etcd', () => {
       await lab.etcd.delete(`/coreos.com/network/subnets/${key}`)
     expect(lines).toContain(`fail duplicates in etcd: 2 leases have public IP ${twin.publicIP}: `)
     expect(lines).toContain(`fail duplicates in etcd: 2 leases have VTEP MAC ${twin.mac}: `)
-    expect(lines).toContain('warn leases: 1 keys under subnets are no leases: ')
+    expect(lines).toContain('warn leases: 1 keys under subnets are no leases that can be used: ')
     await waitFor(async () => amiss(await look('-ping=false')).length === 0, { what: 'all to be well again' })
   })
 
@@ -324,6 +324,57 @@ describe('etcd', () => {
     expect(lines).toMatch(/^fail etcd: .*127\.0\.0\.1:9/m)
     expect(lines).toContain(`warn files: ${file} (-etcd-password-file) has mode 644`)
     expect(lines).not.toContain('secret\n')
+  })
+})
+
+describe('etcd, while the daemon goes on with what it knows', () => {
+  it('is away: what follows, and the pings go to the peers of the daemon', async () => {
+    const rule = ['INPUT', '-p', 'tcp', '--dport', '2379', '-j', 'REJECT', '--reject-with', 'tcp-reset']
+    await lab.switch.run('iptables', '-I', ...rule)
+    undo(() => lab.switch.run('iptables', '-D', ...rule))
+    const diagnosis = await look()
+    expect(amiss(diagnosis)).toEqual([expect.stringMatching(/^fail etcd: .*ECONNREFUSED/)])
+    expect(found(diagnosis, 'etcd')[0]?.why).toMatch(
+      /^what there is stays as it is, and the lease of this node lasts 2\d/,
+    )
+    expect(diagnosis.peers).toMatchObject([{ verdict: 'well' }])
+  })
+
+  it.each([
+    [
+      'another backend',
+      { ...CONFIG, Backend: { Type: 'host-gw' } },
+      /it says .* host-gw; flanneld runs with .* vxlan$/,
+    ],
+    [
+      'another length',
+      { ...CONFIG, SubnetLen: 25 },
+      /a \/25 each, vxlan; flanneld runs with 100\.64\.0\.0\/10, a \/24 each/,
+    ],
+  ])('has %s in its config', async (_, config, words) => {
+    await lab.etcd.config(config)
+    undo(() => lab.etcd.config(CONFIG))
+    const diagnosis = await look('-ping=false')
+    expect(amiss(diagnosis)).toEqual([expect.stringMatching(words)])
+    expect(found(diagnosis, 'network config')[0]?.mend).toMatch(/^restart flanneld on every node/)
+  })
+
+  it('has a config that is none', async () => {
+    await lab.etcd.config('{"Network":')
+    undo(() => lab.etcd.config(CONFIG))
+    const diagnosis = await look('-ping=false')
+    expect(found(diagnosis, 'network config')).toMatchObject([
+      { level: 'fail', why: 'flanneld goes on with the one that it started with; its next start would wait' },
+    ])
+    expect(found(diagnosis, 'device')).toMatchObject([{ level: 'ok' }])
+  })
+
+  it('has a lease that is skipped: of it alone, nothing is missed', async () => {
+    await lab.etcd.seed([{ key: '172.31.32.0-24', publicIP: '10.77.9.9', mac: '02:00:00:00:0b:01' }])
+    undo(() => lab.etcd.delete('/coreos.com/network/subnets/172.31.32.0-24'))
+    expect(amiss(await look())).toEqual([
+      'warn leases: 1 keys under subnets are no leases that can be used: 172.31.32.0-24: 172.31.32.0/24 is not within the network 100.64.0.0/10',
+    ])
   })
 })
 

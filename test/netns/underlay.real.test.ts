@@ -1,6 +1,7 @@
 /** The interface under the overlay changes while the daemon runs: device, lease, files and peers follow. */
 import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { statusOf } from './control.ts'
 import { type Daemon, Lab, type Namespace, PREFIX, peerLeases, startMonitor, waitFor } from './lab.ts'
 import { lines } from './namespace.ts'
 import type { Pod } from './pod.ts'
@@ -58,8 +59,35 @@ describe('two nodes with pods', () => {
     await node.ip(`route replace default via ${lab.outside}`)
     await settled(lab, one, 1)
     await podsTalk()
-    expect(complaints(since)).toEqual([])
+    // That it was down is told if it lasts for more than a moment.
+    expect(complaints(since).filter((line) => !/eth0 is down or has no carrier/.test(line))).toEqual([])
     expect(await publicIP()).toBe(lab.address(1))
+  })
+
+  test('a cable that is pulled is told of once, keeps the node from being ready, and is told of when it is back', async () => {
+    const health = async (): Promise<readonly string[]> => {
+      const { health } = await statusOf(one)
+      return health.ready ? [] : health.reasons
+    }
+    const since = one.log().length
+    await lab.switch.ip('link set p1 down')
+    await waitFor(async () => (await health()).length > 0, { what: 'the node not to be ready' })
+    expect(await health()).toEqual(['interface eth0 is down or has no carrier'])
+    const logged = (pattern: RegExp) =>
+      waitFor(() => pattern.test(one.log().slice(since)), {
+        what: () => `${pattern} in ${one.log().slice(since)}`,
+      })
+    await logged(/warn {2}eth0 is down or has no carrier: nothing passes to other nodes until it is back/)
+    await lab.switch.ip('link set p1 up')
+    await waitFor(async () => (await health()).length === 0, { what: 'the node to be ready again' })
+    await logged(/info {2}eth0 is up again/)
+    await settled(lab, one, 1)
+    await podsTalk()
+    const told = one
+      .log()
+      .slice(since)
+      .match(/eth0 is down or has no carrier/g)
+    expect(told).toHaveLength(1)
   })
 
   test.each([1400, 1500])('MTU %i: device, subnet.env and docker options follow', async (mtu) => {

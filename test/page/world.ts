@@ -30,6 +30,7 @@ export function status(changes: Partial<Status> = {}): Status {
       address: '192.0.2.1',
       publicIP: '192.0.2.1',
       mtu: 1500,
+      up: true,
       reason: 'the default route leads through it',
     },
     device: { name: 'flannel.1', mtu: 1450, details: { vni: 1, port: 8472, mac: '02:00:00:00:00:01' } },
