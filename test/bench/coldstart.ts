@@ -3,6 +3,7 @@ import { type Lab, monotonic, peerLeases } from '../netns/lab.ts'
 import type { Report } from './report.ts'
 import {
   converged,
+  removeDevice,
   type Subject,
   setting,
   settled,
@@ -47,6 +48,7 @@ export async function coldStart(report: Report): Promise<void> {
         await daemon.stop()
         await restart(lab, daemon, subject, add)
       }
+      await removeDevice(lab.node(1))
     })
   }
 }
@@ -92,6 +94,7 @@ export async function wholeClassA(report: Report): Promise<void> {
         await daemon.stop()
         await restart(lab, daemon, ours, add)
       }
+      await removeDevice(lab.node(1))
     },
     // Leases that overlap the underlay would be refused, and rightly so.
     { config, underlay: '192.168' },

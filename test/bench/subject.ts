@@ -1,5 +1,5 @@
 import type { PeerLease } from '../netns/etcd.ts'
-import { type Daemon, Lab, OURS, waitFor } from '../netns/lab.ts'
+import { type Daemon, Lab, type Namespace, OURS, waitFor } from '../netns/lab.ts'
 
 /** A flanneld to measure. */
 export interface Subject {
@@ -55,12 +55,28 @@ let run = 0
 /** Starts the subject on node `i` as on a fresh machine: no device, no rules, no files, no lease of its own. */
 export async function startFresh(lab: Lab, i: number, subject: Subject): Promise<Daemon> {
   const node = lab.node(i)
-  await node.run('sh', '-c', 'ip link del flannel.1 2>/dev/null; nft flush ruleset 2>/dev/null; true')
+  await removeDevice(node)
+  await node.run('sh', '-c', 'nft flush ruleset 2>/dev/null; true')
   for (const table of ['nat', 'filter']) await node.run('iptables', '-t', table, '-F')
   for (const { key, value } of await lab.etcd.leases()) {
     if (value?.includes(`"PublicIP":"${lab.address(i)}"`)) await lab.etcd.delete(key)
   }
   return startSubject(lab, i, subject, `${lab.dir}/run${++run}`)
+}
+
+/**
+ * Takes the device away, if it is there, after its routes: for each nexthop object with a route the kernel walks through all
+ * routes, and nobody on the machine can change a device or a route meanwhile; with 65,000 that is minutes.
+ */
+export async function removeDevice(node: Namespace): Promise<void> {
+  const [device] = await node.ipJson<{ ifname: string }>('link show type vxlan')
+  if (device === undefined) return
+  const routes = await node.ipJson<{ dst: string; nhid?: number }>(`route show dev ${device.ifname}`)
+  const through = routes.flatMap(({ dst, nhid }) =>
+    nhid === undefined ? [] : [`route del ${dst} nhid ${nhid}`],
+  )
+  if (through.length > 0) await node.ipBatch(through)
+  await node.ip(`link del ${device.ifname}`)
 }
 
 export function startSubject(lab: Lab, i: number, subject: Subject, runDir: string): Promise<Daemon> {
