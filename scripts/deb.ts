@@ -28,6 +28,13 @@ const root = dirname(import.meta.dirname)
 const out = join(root, 'out')
 const time = releaseTime()
 
+/**
+ * Who answers for the package, from the variables of Debian's own tools (debchange(1)). Without them nobody in particular: RFC
+ * 2606 keeps .invalid from ever being somebody's.
+ */
+const { DEBFULLNAME = 'flanneld maintainers', DEBEMAIL = 'maintainers@flanneld.invalid' } = process.env
+const maintainer = `${DEBFULLNAME} <${DEBEMAIL}>`
+
 /** Where each file of `packaging/` goes. */
 const FILES = {
   default: 'etc/default/flanneld',
@@ -98,7 +105,7 @@ function control({ name }: Architecture, version: string, size: number): string 
   return `Package: flanneld
 Version: ${version}
 Architecture: ${name}
-Maintainer: flanneld maintainers <maintainers@flanneld.invalid>
+Maintainer: ${maintainer}
 Installed-Size: ${size}
 Depends: libc6 (>= 2.28), libgcc-s1, libstdc++6 (>= 6), iptables
 Suggests: docker.io | docker-ce, etcd-server
@@ -140,7 +147,7 @@ function changelog(version: string): string {
 
   * See NEWS.gz.
 
- -- flanneld maintainers <maintainers@flanneld.invalid>  ${date}
+ -- ${maintainer}  ${date}
 `
 }
 
