@@ -1,6 +1,6 @@
 /** -peer-probe-interval: a peer that is cut off is named and counted, and comes back, over each backend that can be pinged. */
-import { execFile } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { execFile, spawnSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { DaemonClient } from '../../src/commands/client.ts'
@@ -59,6 +59,21 @@ const waitCounts = (daemon: Daemon, counts: Partial<NonNullable<Status['probes']
     },
   )
 
+/** What a real scrape is to Prometheus: nothing to complain of, and all there that the alerts and the dashboard ask for. */
+function expectScrape(text: string): void {
+  const { error, status, stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], {
+    input: text,
+    encoding: 'utf8',
+  })
+  // metrics.test.ts says so when there is no promtool.
+  if (error === undefined) expect([status, stdout, stderr]).toEqual([0, '', ''])
+  const there = new Set(text.match(/^[a-z_]+/gm))
+  for (const file of ['docs/alerts.yml', 'docs/grafana.json']) {
+    const asked = readFileSync(file, 'utf8').match(/\b(flannel|process|nodejs)_[a-z_]+\b/g) ?? []
+    expect(asked.filter((name) => !there.has(name))).toEqual([])
+  }
+}
+
 const literally = (text: string): string => text.replaceAll(/[.()/]/g, '\\$&')
 
 test.concurrent.for([
@@ -96,6 +111,7 @@ test.concurrent.for([
     expect(screen).toMatch(new RegExp(`^${literally(away.leaseKey().replace('-', '/'))} .* LOST `, 'm'))
     expect(await get(lab, '/readyz')).toBe('flanneld is ready')
     const metrics = await get(lab, '/metrics')
+    expectScrape(metrics)
     expect(metrics).toContain('\nflannel_probe_peers{state="unreachable"} 1\n')
     expect(metrics).toMatch(/^flannel_probe_pings_total\{outcome="lost"\} [3-9]/m)
     expect(metrics).toMatch(/^flannel_probe_rtt_seconds_count [1-9]/m)
