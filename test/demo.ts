@@ -6,7 +6,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { chosenBackend } from './netns/backend.ts'
 import { differences } from './netns/checker.ts'
-import { type Daemon, isOurs, Lab, monotonic, OURS, PREFIX, waitFor } from './netns/lab.ts'
+import { type Daemon, EndedEarly, isOurs, Lab, monotonic, OURS, PREFIX, waitFor } from './netns/lab.ts'
 import { startMirror } from './netns/mirror.ts'
 import { lines } from './netns/namespace.ts'
 import type { Pod } from './netns/pod.ts'
@@ -15,6 +15,14 @@ import { run } from './netns/process.ts'
 const { config: BACKEND, device: DEVICE } = chosenBackend()
 const CONFIG = JSON.stringify({ Network: '172.30.0.0/16', SubnetLen: 21, Backend: BACKEND })
 const NODES = [1, 2, 3] as const
+
+/** What is not plain to see of a backend. */
+const ABOUT: Readonly<Record<string, string>> = {
+  alloc:
+    "alloc makes leases and files, no more. Who moves the packets is the operator's choice; below, this demo.",
+  extension:
+    "extension runs the commands of its config: here those of flannel's sample, which do what host-gw does.",
+}
 
 const colour = process.stdout.isTTY && !process.env.NO_COLOR
 const paint = (code: number) => (text: string) => (colour ? `\x1b[${code}m${text}\x1b[0m` : text)
@@ -55,6 +63,8 @@ async function show(lab: Lab, binary: string): Promise<void> {
   else say(`  ${lines(version)[0]}`)
   say(`  etcd at ${etcd.endpoints} holds ${PREFIX}/config:`)
   say(`    ${CONFIG}`)
+  const about = ABOUT[BACKEND.Type]
+  if (about !== undefined) say(`  ${about}`)
   const daemons: Daemon[] = []
   for (const i of NODES) daemons.push(await lab.daemon(i, { binary, args: ['-ip-masq'] }))
   for (const [i, daemon] of daemons.entries()) {
@@ -80,11 +90,42 @@ async function show(lab: Lab, binary: string): Promise<void> {
   for (const [i, found] of complete.entries()) {
     check(`node ${i + 1} holds exactly what the leases call for`, found.length === 0, found)
   }
-  // What alloc leaves to others, nobody does here.
-  if (BACKEND.Type === 'alloc') return
+  if (BACKEND.Type === 'alloc') await routeByHand(lab, daemons)
   await checkPings(daemons, pods)
   await checkSources(lab, pods)
   if (isOurs(binary)) await checkHealing(lab, daemons, pods)
+  if (BACKEND.Type === 'extension') await checkRemoval(lab, daemons)
+}
+
+/** What alloc leaves to a cloud's route table, to BGP, or to whoever reads the leases. */
+async function routeByHand(lab: Lab, daemons: readonly Daemon[]): Promise<void> {
+  for (const [i, { namespace }] of daemons.entries()) {
+    const routes = daemons.map((other, k) => `route add ${subnetOf(other)} via ${lab.address(k + 1)}`)
+    routes.splice(i, 1)
+    await namespace.ipBatch(routes)
+    if (i > 0) continue
+    say('  and now somebody makes routes of the leases, on node 1:')
+    for (const route of routes) shell(`ip ${route}`, [])
+  }
+}
+
+/** The command for a node that leaves takes away what that for its coming had made. */
+async function checkRemoval(lab: Lab, daemons: readonly Daemon[]): Promise<void> {
+  const [first, , third] = daemons
+  if (first === undefined || third === undefined) return
+  await third.stop()
+  await lab.etcd.delete(`${PREFIX}/subnets/${third.leaseKey()}`)
+  const left = async (): Promise<boolean> =>
+    (await first.namespace.routes()).every((route) => !route.startsWith(subnetOf(third)))
+  const gone = await waitFor(left, { what: 'the route to go' }).then(
+    () => true,
+    () => false,
+  )
+  check(`node 3 leaves, and node 1 has run its SubnetRemoveCommand`, gone)
+}
+
+function subnetOf(daemon: Daemon): string {
+  return daemon.leaseKey().replace('-', '/')
 }
 
 function leaseRow(key: string, publicIP: string, type: string, mac: string, ttl: string): string {
@@ -93,6 +134,7 @@ function leaseRow(key: string, publicIP: string, type: string, mac: string, ttl:
 
 /** Waits until the node's kernel state is right, or a while; resolves to what is still different. */
 async function settle(lab: Lab, daemon: Daemon, i: number): Promise<readonly string[]> {
+  if (BACKEND.Type === 'alloc') return (await daemon.namespace.routes()).filter(isUncalledFor)
   if (BACKEND.Type !== 'vxlan') return reachable(lab, daemon)
   let found: readonly string[] = []
   const look = async (): Promise<boolean> => {
@@ -104,9 +146,13 @@ async function settle(lab: Lab, daemon: Daemon, i: number): Promise<readonly str
   return found
 }
 
+/** With alloc, docker0's route is the only one in the network. */
+function isUncalledFor(route: string): boolean {
+  return route.startsWith('172.30.') && !route.includes(' dev docker0 proto kernel ')
+}
+
 /** Waits until all pods answer this node; resolves to those that do not. */
 async function reachable(lab: Lab, daemon: Daemon): Promise<readonly string[]> {
-  if (BACKEND.Type === 'alloc') return []
   const subnets = (await lab.etcd.leases()).map(({ key }) => key.split('/').at(-1)?.split('-')[0] ?? '')
   const pods = subnets.map((first) => first.replace(/\d+$/, '2'))
   let silent: readonly string[] = pods
@@ -180,7 +226,7 @@ async function checkHealing(lab: Lab, daemons: readonly Daemon[], pods: readonly
   const target = pods[1]?.address ?? ''
   if (!first) return
   const [, second] = daemons
-  for (const damage of damages(second?.leaseKey().replace('-', '/') ?? '')) {
+  for (const damage of damages(second === undefined ? '' : subnetOf(second))) {
     await lab.observer.watch(first.namespace.name)
     const begin = monotonic()
     await first.namespace.run(...damage.split(' '))
@@ -204,6 +250,9 @@ async function main(): Promise<void> {
   }
   try {
     await show(lab, binary)
+  } catch (error) {
+    if (!(error instanceof EndedEarly)) throw error
+    check(`flanneld starts: ${error.reason}`, false)
   } finally {
     await lab.close()
   }

@@ -16,5 +16,7 @@ const isWanted = ({ module }: Subject): boolean => !elsewhere || module !== unde
 describe.each(possible.filter(isWanted))('$name on the real kernel', (subject) => runSuites(subject, make))
 
 describe('on the real kernel', () => {
-  for (const from of possible) changeSuite(from, isWanted(from) ? possible : possible.filter(isWanted), make)
+  // There, what one with a module does to two of the others is what it does to all: each takes its time.
+  const some = possible.filter((subject) => isWanted(subject) || ['vxlan', 'udp'].includes(subject.name))
+  for (const from of some) changeSuite(from, isWanted(from) ? some : some.filter(isWanted), make)
 })

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { BackendNode } from './backendnode.ts'
-import { HOST_GW, IPIP, WIREGUARD } from './backends.ts'
+import { HOST_GW, IPIP, VXLAN, WIREGUARD } from './backends.ts'
 import { changeSuite } from './changesuite.ts'
 import { FakeMachine } from './machine.ts'
 import { prepare, underlayOf } from './node.ts'
@@ -19,6 +19,7 @@ describe('on the fake kernel', () => {
 
 describe('a kernel without the module', () => {
   it.each([
+    { kind: 'vxlan', row: VXLAN },
     { kind: 'ipip', row: IPIP },
     { kind: 'wireguard', row: WIREGUARD },
   ])('$kind is named in one line', async ({ kind, row }) => {

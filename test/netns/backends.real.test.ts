@@ -124,28 +124,37 @@ test('host-gw heals its routes, loses no ping over a restart, and withdraws a pe
   await last.waitLog(/Subnet removed: /)
 })
 
-test('alloc leases a subnet and writes the files, and leaves the kernel alone', async () => {
-  await lab.etcd.config(config({ Type: 'alloc' }))
-  const before = await lab
-    .node(1)
-    .run('sh', '-c', 'ip link; ip route; ip nexthop; ip neigh show nud permanent')
-  const daemon = await lab.daemon(1)
-  await daemon.waitReady()
-  const other = await lab.daemon(2)
-  await other.waitReady()
-  const keys = (await lab.etcd.leases()).map(({ key, value }) => `${key.split('/').at(-1)} ${value}`)
-  expect(keys.sort()).toEqual(
-    [
-      `${daemon.leaseKey()} {"PublicIP":"${lab.address(1)}"}`,
-      `${other.leaseKey()} {"PublicIP":"${lab.address(2)}"}`,
-    ].sort(),
-  )
-  expect(daemon.subnetEnv().FLANNEL_MTU).toBe('1500')
-  expect(
-    await lab.node(1).run('sh', '-c', 'ip link; ip route; ip nexthop; ip neigh show nud permanent'),
-  ).toBe(before)
-  expect(await daemon.stop()).toEqual({ code: 0, signal: null })
-})
+test.each([OURS, ...(GO ? [GO] : [])])(
+  'alloc leases a subnet and writes the files, and leaves the kernel alone, beside %s',
+  async (beside) => {
+    await lab.etcd.config(config({ Type: 'alloc' }))
+    const before = await lab
+      .node(1)
+      .run('sh', '-c', 'ip link; ip route; ip nexthop; ip neigh show nud permanent')
+    const daemon = await lab.daemon(1)
+    await daemon.waitReady()
+    const other = await lab.daemon(2, { binary: beside })
+    await other.waitReady()
+    const keys = (await lab.etcd.leases()).map(({ key, value }) => `${key.split('/').at(-1)} ${value}`)
+    expect(keys.sort()).toEqual(
+      [
+        `${daemon.leaseKey()} {"PublicIP":"${lab.address(1)}"}`,
+        `${other.leaseKey()} {"PublicIP":"${lab.address(2)}"}`,
+      ].sort(),
+    )
+    for (const each of [daemon, other])
+      expect(each.subnetEnv()).toEqual({
+        FLANNEL_NETWORK: '172.30.0.0/16',
+        FLANNEL_SUBNET: subnetOf(each).replace(/0\//, '1/'),
+        FLANNEL_MTU: '1500',
+        FLANNEL_IPMASQ: 'false',
+      })
+    expect(
+      await lab.node(1).run('sh', '-c', 'ip link; ip route; ip nexthop; ip neigh show nud permanent'),
+    ).toBe(before)
+    expect(await daemon.stop()).toEqual({ code: 0, signal: null })
+  },
+)
 
 /** Its own /sys, which shows the devices of the namespace, and the `arp` that not every system has. */
 function withSysfs(binary: string): string {
@@ -240,6 +249,7 @@ test('a change of the backend leaves nothing of the old one', async () => {
     { backend: { Type: 'vxlan', VNI: 2, DirectRouting: true }, device: 'flannel.2', via: 'eth0' },
     { backend: { Type: 'alloc' } },
     { backend: { Type: 'host-gw' }, via: 'eth0' },
+    { backend: { Type: 'udp' }, device: 'flannel0' },
     { backend: HOST_GW_BY_HAND, via: 'eth0' },
   ]
   for (const { backend, device, via } of steps) {
@@ -248,6 +258,8 @@ test('a change of the backend leaves nothing of the old one', async () => {
     const gateway = via?.startsWith('flannel') ? subnetOf(second).replace(/\/.*/, '') : lab.address(2)
     const right = [
       ...(device ? [device] : []),
+      // All peers are behind one route.
+      ...(device === 'flannel0' ? ['172.30.0.0/16 dev flannel0'] : []),
       ...(via ? [`${subnetOf(second)} via ${gateway} dev ${via}${via === 'eth0' ? '' : ' onlink'}`] : []),
     ]
     await waitFor(async () => (await state()).join() === right.join(), {

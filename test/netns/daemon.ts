@@ -48,6 +48,18 @@ interface Place {
   readonly runDir: string
 }
 
+/** A daemon has ended when it should have said READY=1. */
+export class EndedEarly extends Error {
+  override readonly name = 'EndedEarly'
+  /** The last line of its log. */
+  readonly reason: string
+
+  constructor(status: number | string | null, log: string) {
+    super(`ended (${status}) before READY=1; its log: ${log.slice(-2000)}`)
+    this.reason = log.trimEnd().split('\n').at(-1) ?? ''
+  }
+}
+
 /** One flanneld, ours or another, in a node's namespace. `Lab.daemon` starts it and stops it in the end. */
 export class Daemon {
   readonly namespace: Namespace
@@ -126,7 +138,7 @@ export class Daemon {
     return ready && ready.at - this.startedAt
   }
 
-  /** Waits for READY=1 and resolves to the milliseconds it took; rejects with the log when the daemon ends. */
+  /** Waits for READY=1 and resolves to the milliseconds it took; rejects with EndedEarly when the daemon ends. */
   async waitReady(timeout = 30_000): Promise<number> {
     await waitFor(() => this.readyAfter !== undefined || !this.running, {
       what: () => `READY=1 from ${this.namespace.name}; its log: ${this.log().slice(-2000)}`,
@@ -135,7 +147,7 @@ export class Daemon {
     })
     if (this.readyAfter === undefined) {
       const { exitCode, signalCode } = this.#child
-      throw new Error(`ended (${exitCode ?? signalCode}) before READY=1; its log: ${this.log().slice(-2000)}`)
+      throw new EndedEarly(exitCode ?? signalCode, this.log())
     }
     return this.readyAfter
   }

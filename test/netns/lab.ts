@@ -21,7 +21,7 @@ import { Namespace } from './namespace.ts'
 import { Observer } from './observer.ts'
 import { connectPod, type Pod } from './pod.ts'
 
-export { Daemon, isOurs, OURS, REPOSITORY } from './daemon.ts'
+export { Daemon, EndedEarly, isOurs, OURS, REPOSITORY } from './daemon.ts'
 export { type EtcdNode, leaseValue, type PeerLease, PREFIX, peerLeases } from './etcd.ts'
 export { Namespace } from './namespace.ts'
 export { monotonic } from './observer.ts'

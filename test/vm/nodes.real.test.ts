@@ -124,22 +124,3 @@ test('wireguard: pods talk, encrypted, and go on after a restart and after a cha
   await waitFor(talk, { what: 'an answer with the new key', timeout: PATIENCE })
   await second.stop()
 })
-
-test('a change between backends with devices leaves nothing of the old one', async () => {
-  const devices = async (): Promise<string> =>
-    lines(await lab.node(1).run('sh', '-c', 'ip -o link | cut -d: -f2 | cut -d@ -f1'))
-      .filter((name) => name.startsWith('flannel'))
-      .join()
-  for (const [backend, wanted] of [
-    [{ Type: 'vxlan' }, 'flannel.1'],
-    [{ Type: 'wireguard' }, 'flannel-wg'],
-    [{ Type: 'ipip' }, 'flannel.ipip'],
-    [{ Type: 'host-gw' }, ''],
-  ] as const) {
-    await configure(backend)
-    const daemon = await lab.daemon(1)
-    await daemon.waitReady(PATIENCE)
-    expect(await devices()).toBe(wanted)
-    await daemon.stop()
-  }
-})

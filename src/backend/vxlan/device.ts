@@ -2,7 +2,7 @@ import { formatIpv4, type Ipv4, type MacAddress } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
 import { changeLink, createVxlan, deleteLink, dumpLinks, type Link } from '../../netlink/link.ts'
-import { ensureLink, findLink, renameLink } from '../device.ts'
+import { ensureLink, findLink, missingModule, renameLink } from '../device.ts'
 import { DeviceError } from '../model.ts'
 
 /** The kernel's own port for VXLAN on Linux, which flannel uses when the config names none. */
@@ -129,16 +129,14 @@ function create(rtnl: Rtnl, spec: DeviceSpec): Link {
   try {
     rtnl.execute(createVxlan({ ...spec, parent: spec.parent.index, txQueueLength: 0 }))
   } catch (error) {
-    if (error instanceof NetlinkError && error.code === 'EEXIST') {
-      const other = rtnl
-        .dump(dumpLinks())
-        .find((l) => l.vxlan?.vni === spec.vni && l.vxlan.port === spec.port)
-      throw new DeviceError(
-        `VNI ${spec.vni} on UDP port ${spec.port} is in use by another device${other ? `, ${other.name}` : ''}; ` +
-          `remove it (ip link del ${other?.name ?? 'NAME'}) or choose another VNI in the network config`,
-      )
-    }
-    throw error
+    if (!(error instanceof NetlinkError)) throw error
+    if (error.code === 'ENOTSUP') throw missingModule('vxlan', 'VXLAN devices')
+    if (error.code !== 'EEXIST') throw error
+    const other = rtnl.dump(dumpLinks()).find((l) => l.vxlan?.vni === spec.vni && l.vxlan.port === spec.port)
+    throw new DeviceError(
+      `VNI ${spec.vni} on UDP port ${spec.port} is in use by another device${other ? `, ${other.name}` : ''}; ` +
+        `remove it (ip link del ${other?.name ?? 'NAME'}) or choose another VNI in the network config`,
+    )
   }
   const link = findLink(rtnl, { name: spec.name })
   if (link === undefined)
