@@ -18,6 +18,7 @@ import { hostGwSuite } from './hostgwsuite.ts'
 import { ipipSuite } from './ipipsuite.ts'
 import type { Machine } from './machine.ts'
 import { directPeersSuite, manyPeersSuite, peerRouteSuite } from './peerroutesuite.ts'
+import { vxlanSuite } from './vxlansuite.ts'
 import { wireGuardSuite } from './wireguardsuite.ts'
 
 type Suite = (row: Row, make: () => Machine) => void
@@ -37,7 +38,7 @@ const DIRECT = [...KERNEL, manyPeersSuite, directPeersSuite]
 const ROUTES = [...KERNEL, peerRouteSuite, manyPeersSuite]
 
 export const SUBJECTS: readonly Subject[] = [
-  { name: 'vxlan', row: VXLAN, suites: KERNEL },
+  { name: 'vxlan', row: VXLAN, suites: [...KERNEL, vxlanSuite] },
   { name: 'vxlan with DirectRouting', row: VXLAN_DIRECT, suites: DIRECT },
   { name: 'host-gw', row: HOST_GW, suites: [...ROUTES, hostGwSuite] },
   { name: 'ipip', row: IPIP, suites: [...ROUTES, ipipSuite], module: 'ipip' },
