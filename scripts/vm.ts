@@ -134,6 +134,8 @@ function boot(command: readonly string[]): Promise<number> {
       'export HOME=/root CI=1 NO_COLOR=1 VM=1',
       ...(process.env.FLANNEL_PEER ? [`export FLANNEL_PEER='${process.env.FLANNEL_PEER}'`] : []),
       'ip link set lo up',
+      // Its device file, by which the kernel would load it, comes with it.
+      'modprobe tun',
       `cd ${root}`,
       quoted,
       'echo "vm: exit status $?"',

@@ -75,7 +75,8 @@ export class RealMachine implements Machine {
     ensureAddon()
     this.#leave = enterNewNamespace()
     // Its link-local addresses come and go on their own time, and nothing here is about them.
-    for (const of of ['all', 'default']) writeFileSync(`/proc/sys/net/ipv6/conf/${of}/disable_ipv6`, '1')
+    for (const which of ['all', 'default'])
+      writeFileSync(`/proc/sys/net/ipv6/conf/${which}/disable_ipv6`, '1')
   }
 
   open(): NetlinkSocket {
