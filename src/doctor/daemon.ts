@@ -10,7 +10,7 @@ export function daemonChecks(facts: Facts): Finding[] {
       fault('flanneld', 'warn', {
         what: daemon,
         why: 'the device stays as it is: new nodes are not reached, and the lease ends within a day',
-        mend: 'systemctl start flanneld',
+        mend: 'systemctl start flanneld; why it ended: journalctl -u flanneld -n 20',
       }),
     ]
   }

@@ -1,5 +1,6 @@
 import { vtepMac } from '../backend/vxlan/vtep.ts'
 import { formatIpv4 } from '../ip.ts'
+import { IFF_RUNNING } from '../netlink/constants.ts'
 import type { Link } from '../netlink/link.ts'
 import { type Facts, isInstalled, ownLease } from './facts.ts'
 import { type Finding, fault, ok } from './finding.ts'
@@ -22,7 +23,17 @@ function underlayCheck({ network }: Facts): Finding[] {
     ]
   }
   const words = `${underlay.name} ${formatIpv4(underlay.address)} mtu ${underlay.mtu} (${underlay.reason})`
-  if (network.links.find(({ index }) => index === underlay.index)?.up === false) {
+  const link = network.links.find(({ index }) => index === underlay.index)
+  if (link?.up === true && (link.flags & IFF_RUNNING) === 0) {
+    return [
+      fault('interface', 'fail', {
+        what: `${underlay.name} has no carrier`,
+        why: 'nothing passes to other nodes',
+        mend: `look at the cable and at the other end of it: ip link show ${underlay.name}`,
+      }),
+    ]
+  }
+  if (link?.up === false) {
     return [
       fault('interface', 'fail', {
         what: `${underlay.name} is down`,

@@ -37,8 +37,7 @@ function verdicts(facts: Facts, tunnel: Tunnel, probes: readonly PeerProbe[]): F
   const through = tunnel.device === undefined ? '' : ' through the tunnel'
   report('node away', 'fail', {
     what: `${count(of('node away'))}${tunnel.device === undefined ? '' : ', not even on the underlay'}`,
-    why: 'the node is off, or its address in the lease is not reachable from here',
-    mend: 'start the node, or set its -public-ip; the lease of a node that is gone for good ends by itself',
+    ...absence(facts, of('node away').length === probes.length && probes.length > 1),
   })
   report('tunnel away', 'fail', {
     what: `${count(of('tunnel away'))} through the tunnel, but the node does on the underlay`,
@@ -64,6 +63,16 @@ function verdicts(facts: Facts, tunnel: Tunnel, probes: readonly PeerProbe[]): F
 
   function count(found: readonly PeerProbe[]): string {
     return `${found.length} of ${probes.length} peers ${found.length === 1 ? 'does' : 'do'} not answer`
+  }
+}
+
+/** Why nodes do not answer at all. That of several none does is more likely to be this one's fault than that of all. */
+function absence(facts: Facts, all: boolean): { readonly why: string; readonly mend: string } {
+  const [cut] = deviceChecks(facts).filter(({ check, level }) => check === 'interface' && level === 'fail')
+  if (cut !== undefined) return { why: `no wonder: ${cut.what}`, mend: cut.mend }
+  return {
+    why: `${all ? 'this node, its switch or its firewall is cut off from all of them; or' : ''} the node is off, or its address in the lease is not reachable from here`.trim(),
+    mend: 'start the node, or set its -public-ip; the lease of a node that is gone for good ends by itself',
   }
 }
 

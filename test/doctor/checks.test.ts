@@ -92,6 +92,12 @@ describe('each fault is named, alone, with its level', () => {
       { network: { links: [link('eth0', 2, { up: false }), vxlan('flannel.1', 5, 1)] } },
     ],
     [
+      'an interface without a carrier',
+      'fail',
+      /^interface: eth0 has no carrier/,
+      { network: { links: [link('eth0', 2, { flags: 1 }), vxlan('flannel.1', 5, 1)] } },
+    ],
+    [
       'the same VNI and port elsewhere',
       'fail',
       /^UDP port: cilium has UDP port 8472 and VNI 1/,
@@ -388,6 +394,15 @@ it.each<[string, Change, RegExp]>([
 ])('a tunnel that is blocked %s', (_, change, why) => {
   const found = amiss({ ...change, probes: [inTunnel] }).filter(({ check }) => check === 'peers')
   expect(found).toMatchObject([{ level: 'fail', why: expect.stringMatching(why) }])
+})
+
+it('does not blame all others for what this node is to blame for', () => {
+  const away = { ...peer, large: LOST, small: LOST, underlay: LOST }
+  const why = (change: Change) => amiss(change).find(({ check }) => check === 'peers')?.why
+  expect(why({ probes: [away] })).toMatch(/^the node is off/)
+  expect(why({ probes: [away, away] })).toMatch(/^this node, its switch or its firewall is cut off from all/)
+  const links = [link('eth0', 2, { up: false }), vxlan('flannel.1', 5, 1)]
+  expect(why({ probes: [away, away], network: { links } })).toBe('no wonder: eth0 is down')
 })
 
 it('exits 0, 1, 2 by the worst', () => {

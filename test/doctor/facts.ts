@@ -34,7 +34,8 @@ export function link(name: string, index: number, more: Partial<Link> = {}): Lin
     name,
     kind: undefined,
     up: true,
-    flags: 1,
+    // IFF_UP, IFF_RUNNING
+    flags: 0x41,
     mtu: 1500,
     mac: undefined,
     txQueueLength: 1000,

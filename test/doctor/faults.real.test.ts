@@ -410,6 +410,14 @@ describe('peers', () => {
     await waitFor(() => lab.node(1).ping(lab.address(2)), { what: 'the cable' })
   })
 
+  it('the own cable pulled', async () => {
+    await lab.switch.ip('link set p1 down')
+    const lines = await lookAlone()
+    await lab.switch.ip('link set p1 up')
+    expect(found(lines, 'interface')).toMatchObject([{ level: 'fail', what: 'eth0 has no carrier' }])
+    await waitFor(async () => amiss(await look()).length === 0, { what: 'all to be well again' })
+  })
+
   it('a link on the way with a smaller MTU that says nothing, and measures what it takes', async () => {
     // A bridge drops what is too large for a port, without a word. It allows for a VLAN tag.
     await lab.switch.ip('link set p2 mtu 1400')
