@@ -122,13 +122,13 @@ export function renderScreen({ status, peers, colour }: Screen): string {
 const SHORT: Readonly<Record<string, string>> = { ok: 'ok', missing: 'MISS', differs: 'DIFF' }
 
 /** A column for each thing that a peer of some backend needs, shown where there is one that does. */
-const NEEDS: readonly (readonly [name: string, heading: string])[] = [
-  ['neighbour', 'ARP'],
-  ['fdb', 'FDB'],
-  ['nexthop', 'NH'],
-  ['peer', 'PEER'],
-  ['command', 'CMD'],
-  ['route', 'RT'],
+const NEEDS: readonly (readonly [names: readonly string[], heading: string])[] = [
+  [['neighbour'], 'ARP'],
+  [['fdb'], 'FDB'],
+  [['peer'], 'PEER'],
+  [['command'], 'CMD'],
+  // Of 80 columns there is none left for the object that a route leads through.
+  [['nexthop', 'route'], 'RT'],
 ]
 
 /**
@@ -140,14 +140,19 @@ function peerTable(
   status: Status,
   paint: (tone: Tone, text: string) => string,
 ): string[] {
-  const needs = NEEDS.filter(([name]) => peers.some(({ entries }) => entries[name] !== undefined))
+  const needs = NEEDS.filter(([names]) =>
+    peers.some(({ entries }) => names.some((name) => entries[name] !== undefined)),
+  )
   const widths = [18, 15, 17, 7, ...needs.map(() => 4)]
   const line = (cells: readonly string[], last: string): string =>
     `${cells.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join(' ')} ${last}`.trimEnd()
   const now = Date.parse(status.daemon.startedAt) + status.daemon.uptimeSeconds * 1000
   const pinged = status.probes !== null
   const rows = peers.map(({ subnet, publicIP, mac, route, entries, changedAt, probe }) => {
-    const states = needs.map(([name]) => SHORT[entries[name] ?? ''] ?? '-')
+    const states = needs.map(([names]) => {
+      const found = names.flatMap((name) => entries[name] ?? [])
+      return SHORT[found.find((state) => state !== 'ok') ?? found[0] ?? ''] ?? '-'
+    })
     const changed = changedAt === null ? '' : span((now - Date.parse(changedAt)) / 1000, 1)
     const text = line([subnet, publicIP, pinged ? roundTrip(probe) : (mac ?? '-'), route, ...states], changed)
     const well = route !== 'none' && Object.values(entries).every((state) => state === 'ok')

@@ -105,7 +105,13 @@ it('shows all on one screen', () => {
 })
 
 it.each<[string, PeerLine['entries'], string, string]>([
-  ['many peers', { neighbour: 'ok', fdb: 'ok', nexthop: 'ok', route: 'ok' }, 'ARP FDB NH RT', 'ok ok ok ok'],
+  ['many peers', { neighbour: 'ok', fdb: 'ok', nexthop: 'ok', route: 'ok' }, 'ARP FDB RT', 'ok ok ok'],
+  [
+    'a lost nexthop',
+    { neighbour: 'ok', fdb: 'ok', nexthop: 'missing', route: 'ok' },
+    'ARP FDB RT',
+    'ok ok MISS',
+  ],
   ['wireguard', { peer: 'differs', route: 'ok' }, 'PEER RT', 'DIFF ok'],
   ['extension', { command: 'missing' }, 'CMD', 'MISS'],
   ['alloc', {}, '', ''],
@@ -144,6 +150,27 @@ it('names what is wrong, in no more than 80 columns, and in colour only when ask
   const coloured = renderScreen({ status, peers: PEERS, colour: true })
   expect(coloured).toContain('\x1b[31mNOT READY')
   expect(stripVTControlCharacters(coloured)).toBe(plain)
+})
+
+it('has no more than 80 columns, whatever the peers are', () => {
+  const widest: PeerLine = {
+    ...{
+      subnet: '100.100.100.128/25',
+      publicIP: '192.168.100.200',
+      mac: '02:00:00:00:00:02',
+      route: 'nexthop',
+    },
+    entries: { neighbour: 'differs', fdb: 'differs', nexthop: 'differs', route: 'missing' },
+    ...{ changedAt: '2026-11-24T10:10:00.000Z', probe: { reachable: true, rttMs: 1234.5 } },
+  }
+  const probes = {
+    ...{ intervalSeconds: 10, rounds: 7, reachable: 1, unreachable: 0, pending: 0 },
+    rttMs: { least: 1234.5, median: 1234.5, most: 1234.5 },
+  }
+  for (const status of [STATUS, { ...STATUS, probes }]) {
+    const rows = renderScreen({ status, peers: [widest], colour: false }).split('\n')
+    expect(rows.filter((row) => row.length > 80)).toEqual([])
+  }
 })
 
 it('shows the round trips where peers are pinged', () => {
