@@ -29,6 +29,7 @@ export async function readEtcd(
     config: undefined,
     configError: undefined,
     leases: undefined,
+    skipped: new Set(),
     bad: [],
     skewSeconds: undefined,
     secure: false,

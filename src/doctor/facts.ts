@@ -93,6 +93,8 @@ export interface EtcdFacts {
   readonly config: NetworkConfig | undefined
   readonly configError: string | undefined
   readonly leases: readonly Lease[] | undefined
+  /** Those of the leases that flanneld makes nothing of; `bad` has the reasons. */
+  readonly skipped: ReadonlySet<Lease>
   readonly bad: readonly BadLease[]
   /** Seconds that this clock is ahead of etcd's, as far as its whole seconds tell. */
   readonly skewSeconds: number | undefined
@@ -140,10 +142,11 @@ export function ownLease({
   return leases.find(({ attributes }) => attributes.publicIP === underlay.publicIP)
 }
 
-/** All leases but this node's. */
+/** All leases but this node's, and those that are skipped. */
 export function othersOf(facts: Facts): readonly Lease[] {
   const own = ownLease(facts)
-  return (facts.etcd.leases ?? []).filter((lease) => lease !== own)
+  const { leases = [], skipped } = facts.etcd
+  return leases.filter((lease) => lease !== own && !skipped.has(lease))
 }
 
 /** Those of them that the backend makes something of. */

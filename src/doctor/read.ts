@@ -19,6 +19,7 @@ import { openRtnetlink } from '../netlink/socket.ts'
 import type { Options } from '../options.ts'
 import { pingThrough } from '../ping.ts'
 import { isSound, type PeerLine, type Status } from '../status.ts'
+import type { Lease } from '../subnet/lease.ts'
 import { leaseKey } from '../subnet/leasecodec.ts'
 import { leaseObjection } from '../subnet/validate.ts'
 import { parseDotenv } from '../subnetfile.ts'
@@ -60,7 +61,7 @@ export async function readFacts(reading: Reading): Promise<Facts> {
     const links = rtnl.dump(dumpLinks())
     const tunnel = tunnelInUse(stored, daemon, links)
     const network = await readNetwork({ rtnl, links, options, tunnel, daemon })
-    const etcd = withoutStrangers(rtnl, { etcd: stored, daemon, network })
+    const etcd = withSkipped(rtnl, { etcd: stored, daemon, network })
     const { device } = network
     const facts: Facts = {
       now: Date.now(),
@@ -111,8 +112,8 @@ function tunnelInUse(
 /** An own subnet that overlaps nothing, while there is none. */
 const NO_SUBNET = { address: 0, length: 32 }
 
-/** Leases that flanneld skips, since they could only do harm, are bad ones. */
-function withoutStrangers(rtnl: Rtnl, facts: Pick<Facts, 'etcd' | 'daemon' | 'network'>): EtcdFacts {
+/** With the leases that flanneld skips, since they could only do harm, among the bad ones. */
+function withSkipped(rtnl: Rtnl, facts: Pick<Facts, 'etcd' | 'daemon' | 'network'>): EtcdFacts {
   const { etcd, network } = facts
   const { config, leases } = etcd
   const { underlay } = network
@@ -124,20 +125,15 @@ function withoutStrangers(rtnl: Rtnl, facts: Pick<Facts, 'etcd' | 'daemon' | 'ne
     publicIP: underlay.publicIP,
     underlay: underlayAddresses(rtnl, underlay, config.network),
   }
-  const judged = leases.map((lease) => ({
-    lease,
-    reason: lease === own ? undefined : leaseObjection(lease, rules),
-  }))
-  return {
-    ...etcd,
-    leases: judged.filter(({ reason }) => reason === undefined).map(({ lease }) => lease),
-    bad: [
-      ...etcd.bad,
-      ...judged.flatMap(({ lease, reason }) =>
-        reason === undefined ? [] : [{ key: leaseKey(lease.subnet), reason }],
-      ),
-    ],
+  const skipped = new Set<Lease>()
+  const bad = [...etcd.bad]
+  for (const lease of leases) {
+    const reason = lease === own ? undefined : leaseObjection(lease, rules)
+    if (reason === undefined) continue
+    skipped.add(lease)
+    bad.push({ key: leaseKey(lease.subnet), reason })
   }
+  return { ...etcd, skipped, bad }
 }
 
 /** How to make a device of each kind. */

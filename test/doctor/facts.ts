@@ -167,6 +167,7 @@ export const WELL: Facts = {
       lease('10.5.1.0/24', '192.0.2.1', '02:00:00:00:00:01'),
       lease('10.5.2.0/24', '192.0.2.2', '02:00:00:00:00:02'),
     ],
+    skipped: new Set(),
     bad: [],
     skewSeconds: 0.3,
     secure: false,

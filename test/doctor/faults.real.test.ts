@@ -298,6 +298,15 @@ describe('etcd', () => {
     await waitFor(async () => amiss(await look('-ping=false')).length === 0, { what: 'all to be well again' })
   })
 
+  it('a second lease with the public IP of this node, which it does not miss', async () => {
+    await lab.etcd.seed([{ key: '100.66.0.0-24', publicIP: lab.address(1), mac: '02:00:00:00:0a:01' }])
+    undo(() => lab.etcd.delete('/coreos.com/network/subnets/100.66.0.0-24'))
+    expect(amiss(await look())).toEqual([
+      expect.stringMatching(/^fail duplicates in etcd: 2 leases have public IP 10\.77\.1\.2: /),
+      expect.stringMatching(/^warn leases: .*100\.66\.0\.0-24: PublicIP 10\.77\.1\.2 is this node's own$/),
+    ])
+  })
+
   it('a subnet inside another', async () => {
     const [lease] = peerLeases(1, { first: 900 })
     const inside = { key: '100.66.0.128-25', publicIP: '10.77.200.1', mac: '02:00:00:00:0a:01' }
