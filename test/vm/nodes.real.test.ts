@@ -86,6 +86,35 @@ describe.each<{ readonly names: readonly string[]; readonly binaries: readonly s
   })
 })
 
+test.each([
+  ['ipip', 'flannel.ipip', 'IPIP'],
+  ['wireguard', 'flannel-wg', 'WireGuard'],
+])('doctor finds nothing amiss with %s, and a route that is lost', async (Type, device, name) => {
+  await configure({ Type })
+  const [first, second] = await pair([OURS, OURS])
+  await lab.node(1).run('sysctl', '-q', '-w', 'net.ipv4.ip_forward=1')
+  const words = async (...args: string[]): Promise<string> => {
+    const command = [OURS, 'doctor', '-control-socket', first.controlSocket, ...args]
+    return (await lab.node(1).run('sh', '-c', '"$@"; true', 'sh', ...command)).replaceAll(/\s+/g, ' ')
+  }
+  await waitFor(async () => / All is well: /.test(await words()), {
+    what: 'all to be well',
+    timeout: PATIENCE,
+  })
+  const well = await words()
+  expect(well).toMatch(new RegExp(`ok kernel: Linux \\S+ makes ${name} devices`))
+  expect(well).toContain(`ok device: ${device} is as it should be`)
+  expect(well).toContain('ok peers: 1 of 1 answer through the tunnel')
+  // The daemon would mend it before anybody can look.
+  first.signal('SIGSTOP')
+  const lost = Type === 'ipip' ? subnetOf(second) : '172.30.0.0/16'
+  await lab.node(1).ip(`route del ${lost} dev ${device}`)
+  const without = ['-control-socket=/nowhere/sock', '-iface=eth0', `-subnet-file=${first.subnetFile}`]
+  const found = await words('-ping=false', ...lab.etcd.flags, ...without)
+  first.signal('SIGCONT')
+  expect(found).toContain(`FAIL routes: 1 amiss: ${lost} is missing`)
+})
+
 test('wireguard: pods talk, encrypted, and go on after a restart and after a change of the key', async () => {
   await configure({ Type: 'wireguard', PSK: Buffer.alloc(32, 7).toString('base64') })
   const daemons = await pair([OURS, OURS])
