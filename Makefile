@@ -7,12 +7,16 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),unshare --user --map-root-user --
 	sh -c 'mount -t tmpfs run /run && ip link set lo up && exec "$$@"' sh)
 MODULES := node_modules/.package-lock.json
 
-.PHONY: build binary dist deb image test soak vm-test e2e demo bench lint check release-check clean
+.PHONY: build binary dist deb image test units soak vm-test e2e demo bench lint check release-check clean
 
 build: $(MODULES)
 	node scripts/build.ts
 
-test: setup-test build
+# Ends with the tutorial on booted machines where that can be done.
+test: units
+	scripts/e2e.sh
+
+units: setup-test build
 	$(AS_ROOT) vitest run
 
 # SOAK_SECONDS (600) of joins, leaves, sabotage, faults of etcd and restarts, chosen by SOAK_SEED, each round checked entry by
@@ -66,7 +70,7 @@ lint: $(MODULES)
 check: lint test
 
 # What a release has to pass. FLANNEL_PEER adds the way from Go flannel and back.
-release-check: setup-release lint test e2e dist deb image
+release-check: setup-release lint units e2e dist deb image
 	# A registry that has no such service is no finding.
 	npm audit --omit=dev || npm audit --omit=dev 2>&1 | grep -q 'audit endpoint returned an error'
 	lintian --fail-on error out/*.deb
