@@ -6,7 +6,7 @@ const MAC = '02:00:00:00:00:01'
 const OTHER = '02:00:00:00:00:02'
 const ADDRESS = ip('10.77.1.2')
 
-// tcpdump -xx of `arping -D -I eth0 10.77.1.2` from 02:00:00:00:00:01, without its padding
+// RFC 5227, 2.1.1: to all, a request from our MAC that names no sender's address.
 const PROBE = 'ffffffffffff02000000000108060001080006040001020000000001000000000000000000000a4d0102'
 
 /** An ARP packet as it comes from the link. */

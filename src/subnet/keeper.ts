@@ -170,8 +170,9 @@ export class LeaseKeeper {
       }
     }
     // News from etcd: it is there, so a renewal that waits for it need not wait longer.
-    const now = this.#options.clock.now()
-    if (this.#retryAt > now && now - this.#triedAt >= FIRST_RETRY_MS) this.#hurry()
+    if (this.#retryAt <= this.#triedAt + FIRST_RETRY_MS) return
+    this.#retryAt = this.#triedAt + FIRST_RETRY_MS
+    this.#wake.abort()
   }
 
   /** Has the lease say something else from now on, for instance a new public address. */

@@ -111,9 +111,9 @@ class LeaseWatch {
   async next(): Promise<LeaseWatchResult | undefined> {
     const { signal, log } = this.#options
     try {
-      if (this.#position !== undefined && this.#doubt) await this.#verify(this.#position)
       const result =
-        this.#position === undefined ? await this.#snapshot() : await this.#events(this.#position)
+        (this.#position !== undefined && this.#doubt ? await this.#verify(this.#position) : undefined) ??
+        (this.#position === undefined ? await this.#snapshot() : await this.#events(this.#position))
       this.#note(undefined)
       return result
     } catch (error) {
@@ -161,7 +161,8 @@ class LeaseWatch {
     return { kind: 'snapshot', leases: list.leases, bad: list.bad, index: list.index, replaced }
   }
 
-  async #verify({ index, witness }: Position): Promise<void> {
+  /** Yields no events where etcd answers again: others wait for it too. */
+  async #verify({ index, witness }: Position): Promise<LeaseWatchResult | undefined> {
     const { registry, signal, clock, log } = this.#options
     const found =
       witness === undefined ? await answers(registry, signal) : await find(registry, witness, index, signal)
@@ -170,9 +171,11 @@ class LeaseWatch {
       log.info('Reading all subnet leases again: the lease seen last was written meanwhile')
       this.#giveUp()
     }
+    const again = this.#outage.failures > 0
     this.#doubt = false
     this.#heardAt = clock.now()
     this.#outage.recover('Watching subnet leases again')
+    return again && this.#position !== undefined ? { kind: 'events', events: [], index } : undefined
   }
 
   async #events(position: Position): Promise<LeaseWatchResult | undefined> {

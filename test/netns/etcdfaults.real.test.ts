@@ -7,166 +7,17 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { asRoot, enableAuth } from './auth.ts'
-import type { EtcdOptions } from './etcd.ts'
-import {
-  type Daemon,
-  Lab,
-  leaseValue,
-  monotonic,
-  type PeerLease,
-  PREFIX,
-  peerLeases,
-  startPinger,
-  waitFor,
-} from './lab.ts'
+import { Lab, leaseValue, monotonic, type PeerLease, PREFIX, waitFor } from './lab.ts'
 import { lines } from './namespace.ts'
-import type { Pod } from './pod.ts'
 import { type Door, type Fault, type ProxyControl, startProxy } from './proxy.ts'
+import { CONFIG, expectSoon, newPeer, Scene, timed, WINDOW_MS } from './scene.ts'
 import { settled } from './settled.ts'
 import { makeTls } from './tls.ts'
 
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 })
 
-const CONFIG = { Network: '100.64.0.0/10', SubnetLen: 24, Backend: { Type: 'vxlan' } }
-/** From etcd's return to the last route: a question a second, and a quarter, and then the list. */
-const RECOVERY_MS = 2_000
-/** A machine with more to do than it can makes everything late; a retry that is missing would be later still. */
-const PATIENCE = 2
-const WINDOW_MS = 3_000
-
-/** Peers that exist in etcd only, each once. */
-let peers = 0
-const newPeer = (): PeerLease => peerLeases(1, { first: 15_000 + ++peers })[0] as PeerLease
-
-interface Outcome {
-  readonly log: readonly string[]
-  readonly complaints: readonly string[]
-  /** Connections, or requests where one connection may hold many, per second. */
-  readonly asked: number
-  /** Milliseconds. */
-  readonly recovery: number
-}
-
-class Scene {
-  readonly lab: Lab
-  readonly proxies: readonly ProxyControl[]
-  readonly daemons: readonly Daemon[]
-  readonly #pods: readonly Pod[]
-
-  private constructor(
-    lab: Lab,
-    proxies: readonly ProxyControl[],
-    daemons: readonly Daemon[],
-    pods: readonly Pod[],
-  ) {
-    this.lab = lab
-    this.proxies = proxies
-    this.daemons = daemons
-    this.#pods = pods
-  }
-
-  /** A proxy stands before each member of etcd; `args` are those of both daemons. */
-  static async create(etcdOptions: EtcdOptions = {}, args: readonly string[] = []): Promise<Scene> {
-    const lab = await Lab.create({ nodes: 2 })
-    try {
-      const etcd = await lab.startEtcd(etcdOptions)
-      await etcd.config(CONFIG)
-      const proxies: ProxyControl[] = []
-      for (const { address } of etcd.members) {
-        const proxy = await startProxy(
-          lab.switch,
-          { host: address, port: 4001 },
-          { host: address, port: 2379 },
-        )
-        lab.onClose(() => proxy.close())
-        proxies.push(proxy)
-      }
-      const through = ['-etcd-endpoints', etcd.endpoints.replaceAll(':2379', ':4001'), ...args]
-      const daemons = [await lab.daemon(1, { args: through }), await lab.daemon(2, { args })]
-      for (const daemon of daemons) await daemon.waitReady()
-      const pods: Pod[] = []
-      for (const daemon of daemons) pods.push(await lab.pod(daemon))
-      for (const [i, daemon] of daemons.entries()) await settled(lab, daemon, i + 1)
-      return new Scene(lab, proxies, daemons, pods)
-    } catch (error) {
-      await lab.close()
-      throw error
-    }
-  }
-
-  get daemon(): Daemon {
-    return this.daemons[0] as Daemon
-  }
-
-  get proxy(): ProxyControl {
-    return this.proxies[0] as ProxyControl
-  }
-
-  /** Has it happen, and rejects if a packet between the pods is lost, or a daemon, meanwhile. */
-  async unharmed(happens: () => Promise<unknown>): Promise<void> {
-    const [here, there] = this.#pods as [Pod, Pod]
-    const pinger = await startPinger(here.namespace, there.address)
-    try {
-      await happens()
-    } finally {
-      const { lost, received } = await pinger.stop()
-      expect(lost, 'echoes lost between the pods').toEqual([])
-      expect(received).toBeGreaterThan(0)
-    }
-    expect(this.daemons.every(({ running }) => running)).toBe(true)
-  }
-
-  async hasRoute({ key }: PeerLease): Promise<boolean> {
-    const routes = await this.lab.node(1).routes('flannel.1')
-    return routes.some((route) => route.startsWith(key.replace('-', '/')))
-  }
-
-  /** Has a peer join, by a member of etcd that runs, and waits until the daemon knows; resolves to the milliseconds that took. */
-  async learns({ timeout = 10_000, peer = newPeer() } = {}): Promise<number> {
-    const path = `/v2/keys${PREFIX}/subnets/${peer.key}`
-    await waitFor(
-      async () => {
-        const member = this.lab.etcd.members.find(({ running }) => running)
-        const answer = await member?.request('PUT', path, { value: leaseValue(peer), ttl: 86_400 })
-        return answer !== undefined && answer.status < 300
-      },
-      { what: 'etcd to take a lease', timeout: 20_000 },
-    )
-    const from = monotonic()
-    const what = (): string => `the route to ${peer.key}: ${this.daemon.log().slice(-3000)}`
-    await waitFor(() => this.hasRoute(peer), { what, timeout, interval: 20 })
-    return monotonic() - from
-  }
-
-  async asked(): Promise<number> {
-    const stats = await Promise.all(this.proxies.map((proxy) => proxy.stats()))
-    return stats.reduce((sum, { accepted, answered }) => sum + Math.max(accepted, answered), 0)
-  }
-
-  /** Has etcd misbehave for a while and ends that. */
-  async endure(begin: () => Promise<unknown>, end: () => Promise<unknown>): Promise<Outcome> {
-    const { lab, daemon } = this
-    const before = daemon.log().length
-    let asked = 0
-    let recovery = 0
-    await this.unharmed(async () => {
-      await begin()
-      // What is in the air is done when the counting begins.
-      await sleep(WINDOW_MS / 3)
-      const count = await this.asked()
-      const from = monotonic()
-      // What is measured here is a rate.
-      await sleep(WINDOW_MS)
-      asked = ((await this.asked()) - count) / ((monotonic() - from) / 1000)
-      await end()
-      recovery = await this.learns()
-      await settled(lab, daemon, 1)
-    })
-    const log = lines(daemon.log().slice(before))
-    return { log, complaints: log.filter((line) => / (warn|error) /.test(line)), asked, recovery }
-  }
-}
-
+/** An outage in which what was asked when it began still hangs when it ends. */
+const MOMENT_MS = 300
 const HTML = '<html><body>It works!</body></html>\n'
 const http = (head: string, body: string): string =>
   `HTTP/1.1 ${head}\r\nContent-Type: text/html\r\nContent-Length: ${body.length}\r\n\r\n${body}`
@@ -195,6 +46,19 @@ describe('one etcd behind a proxy', () => {
   const unmask = behind({ door: 'open' })
   const freeze = (frozen: boolean) => async (): Promise<void> => scene.lab.etcd.members[0]?.freeze(frozen)
 
+  const wire = async (op: '-A' | '-D'): Promise<void> => {
+    const node = scene.lab.address(1)
+    const { switch: host } = scene.lab
+    await host.run('iptables', op, 'INPUT', '-s', node, '-p', 'tcp', '--dport', '4001', '-j', 'DROP')
+    await host.run('iptables', op, 'OUTPUT', '-d', node, '-p', 'tcp', '--sport', '4001', '-j', 'DROP')
+  }
+  /** It forgets its connections, and nobody at the other end hears of it. */
+  const unplug = async (): Promise<void> => {
+    await wire('-A')
+    await scene.proxy.cut()
+  }
+  const plug = (): Promise<void> => wire('-D')
+
   test.each<[what: string, begin: () => Promise<unknown>, end: () => Promise<unknown>, complaint?: RegExp]>([
     ['refuses connections', behind({ door: 'refuse' }), heal, /connection was reset/],
     ['takes connections and is silent', behind({ door: 'silent' }), heal],
@@ -204,6 +68,7 @@ describe('one etcd behind a proxy', () => {
       () => scene.lab.etcd.restart(),
       /reset/,
     ],
+    ['loses its power and comes back', unplug, plug],
     ['is frozen, its connections open', freeze(true), freeze(false)],
     ['stalls open connections', set({ toClient: stall, toServer: stall }), heal],
     ['stalls after it has taken the request', behind({ toClient: stall }), heal],
@@ -229,14 +94,44 @@ describe('one etcd behind a proxy', () => {
     ],
     ['garbles its answers', behind({ toClient: { kind: 'corrupt', every: 40 } }), heal, /is this etcd/],
   ])('that %s', async (_, begin, end, complaint) => {
-    const { complaints, log, asked, recovery } = await scene.endure(begin, end)
+    const outcome = await scene.endure(begin, end)
+    const { complaints, log, asked } = outcome
     // Half a request more for what falls on the edge of the window.
     expect(asked).toBeLessThan(1.5)
-    expect(recovery).toBeLessThan(RECOVERY_MS * PATIENCE)
+    expectSoon(outcome)
     expect(complaints.length).toBeLessThan(4)
     if (complaint === undefined) return
     expect(complaints.filter((line) => complaint.test(line)).length).toBeGreaterThan(0)
     expect(log.filter((line) => AGAIN.test(line))).toHaveLength(1)
+  })
+
+  test.each<[what: string, begin: () => Promise<unknown>, end: () => Promise<unknown>]>([
+    ['takes connections and is silent', behind({ door: 'silent' }), heal],
+    ['never ends an answer', behind({ door: { bytes: CHUNKED, endless: '6\r\n{"a": \r\n' } }), heal],
+  ])('that for a moment %s', async (_, begin, end) => {
+    expectSoon(await scene.endure(begin, end, MOMENT_MS))
+  })
+
+  test('that several wait for: watch, keeper and config watch together ask no more than one would', async () => {
+    const { lab, daemon, proxy } = scene
+    const own = `${PREFIX}/subnets/${daemon.leaseKey()}`
+    const { complaints, asked } = await scene.endure(
+      async () => {
+        // They still hear that lease and config were written, but cannot ask any more.
+        await proxy.set({ toServer: stall })
+        await lab.etcd.put(own, (await lab.etcd.get(own))?.value ?? '', 80_000)
+        await lab.etcd.config({ ...CONFIG, SubnetMin: '100.64.9.0' })
+        await daemon.waitLog(/Error renewing lease /, 20_000)
+        await proxy.set({ door: 'refuse', toServer: pass })
+        await proxy.cut()
+      },
+      heal,
+      3 * WINDOW_MS,
+    )
+    expect(asked).toBeLessThan(1.25)
+    expect(complaints.filter((line) => /Error renewing lease /.test(line)).length).toBeGreaterThan(0)
+    await daemon.waitLog(/ Renewed the lease after \d+ failed attempts in \d+ s/)
+    await daemon.waitLog(/The network config in etcd has changed: SubnetMin/)
   })
 })
 
@@ -433,9 +328,7 @@ describe('at the start', () => {
     await sleep(WINDOW_MS)
     expect(((await proxy.stats()).accepted - accepted) / ((monotonic() - from) / 1000)).toBeLessThan(1.5)
     await proxy.set({ door: 'open' })
-    const opened = monotonic()
-    await daemon.waitReady()
-    expect(monotonic() - opened).toBeLessThan(RECOVERY_MS * PATIENCE)
+    expectSoon(await timed(() => daemon.waitReady()))
     expect(daemon.log()).toMatch(/Fetched the network config after \d+ failed attempts in \d+ s/)
     expect(lines(daemon.log()).filter((line) => / (warn|error) /.test(line)).length).toBeLessThan(3)
   })
@@ -463,7 +356,7 @@ test('certificates, keys and the CA itself are replaced on disk', async () => {
       await daemon.waitLog(/The replaced TLS files for etcd cannot be used, keeping the previous ones/)
       writeFileSync(clientKeyFile, key)
       await lab.etcd.restart()
-      expect(await scene.learns()).toBeLessThan(RECOVERY_MS * PATIENCE)
+      expectSoon(await timed(() => scene.learns()))
       expect(daemon.log()).toMatch(/The TLS files for etcd were replaced; new connections use them/)
     })
   } finally {

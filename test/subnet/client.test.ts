@@ -324,6 +324,83 @@ describe('what is sent', () => {
   })
 })
 
+describe('a request that hangs', () => {
+  const doubting = { doubtMs: 30, timeoutMs: 60_000 } as const
+  const answerTo = (body: string): string =>
+    `HTTP/1.1 200 OK\r\nX-Etcd-Index: 7\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`
+
+  /** An etcd whose first connection leads nowhere; counts what it is asked apart from the vigil's own questions. */
+  async function lossy(): Promise<{ url: string; asked: () => number }> {
+    let connections = 0
+    let asked = 0
+    const url = await listen((socket) => {
+      const lost = connections++ === 0
+      socket.on('data', (data) => {
+        if (!String(data).startsWith('GET /v2/keys/?')) asked++
+        if (!lost) socket.end(answerTo('{"node":{}}'))
+      })
+    })
+    return { url, asked: () => asked }
+  }
+
+  it('at one endpoint is put to another that answers meanwhile', async () => {
+    const silent = await listen(() => undefined)
+    const client = open(`${silent},${etcd.url}`, doubting)
+    expect(await ask(client)).toMatchObject({ index: etcd.index })
+    expect(client.tally.current).toBe(1)
+  })
+
+  it('is sent once more when its endpoint answers later questions', async () => {
+    const { url, asked } = await lossy()
+    expect(await ask(open(url, doubting))).toMatchObject({ index: 7 })
+    expect(asked()).toBe(2)
+  })
+
+  it('fails when it may be sent only once, or hangs again', async () => {
+    const { url, asked } = await lossy()
+    expect(await failure(open(url, doubting), { method: 'PUT', once: true })).toMatchObject({
+      kind: 'overtaken',
+      transient: true,
+      message: `PUT ${url}/v2/keys${KEY}: no answer, while etcd answers what it is asked later`,
+    })
+    expect(asked()).toBe(1)
+    etcd.intercept = ({ url = '' }) => url.includes(KEY)
+    expect(await failure(open(etcd.url, doubting))).toMatchObject({ kind: 'overtaken' })
+    expect(etcd.requests.filter(({ line }) => line.includes(KEY))).toHaveLength(2)
+  })
+
+  it('but is answered before the questions after it is only slow', async () => {
+    etcd.intercept = ({ url = '' }, response) => {
+      if (url.includes(KEY) && etcd.requests.length === 1) {
+        void until('a question', () => etcd.requests.length > 1).then(() => response.end('{}'))
+        return true
+      }
+      return url.startsWith('/v2/keys/?')
+    }
+    const client = open(etcd.url, doubting)
+    expect(await ask(client)).toMatchObject({ body: {} })
+    // It would have to wait for the questions, which are never answered.
+    expect(await ask(client)).toMatchObject({ index: etcd.index })
+  })
+
+  it('is not doubted when it is for a list', async () => {
+    let release: () => unknown = () => undefined
+    etcd.intercept = ({ url = '' }, response) => {
+      if (!url.includes('recursive')) return false
+      release = () => response.end('{}')
+      return true
+    }
+    const client = open(etcd.url, { ...doubting, doubtMs: 1 })
+    const listed = ask(client, { query: { recursive: 'true' } })
+    await until('it is asked', () => etcd.requests.length === 1)
+    // Each takes a millisecond or so itself.
+    for (let i = 0; i < 20; i++) await ask(open(etcd.url))
+    expect(etcd.requests).toHaveLength(21)
+    release()
+    expect(await listed).toMatchObject({ body: {} })
+  })
+})
+
 describe('long polls', () => {
   it('that stay without news for their time are no failure, and move the position on', async () => {
     const registry = openRegistry(open(etcd.url), 50)

@@ -109,6 +109,7 @@ export function openClient(urls: string, options: Partial<EtcdClientOptions> = {
     log: new LogLines(),
     random: () => 0,
     vigilMs: 0,
+    doubtMs: 60_000,
     ...options,
   })
 }

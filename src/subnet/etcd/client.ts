@@ -4,7 +4,8 @@
  * Which failure moves on to the next endpoint is flannel's rule: a connection that fails and a 5xx do, and so does what
  * cannot come from an etcd; any other answer ends the request and pins its endpoint. Requests that must not be carried
  * out twice (a create, a delete) are tried at one endpoint only. Unlike flannel's client, every wait is bounded, and when
- * no endpoint answers all requests keep vigil together.
+ * no endpoint answers all requests keep vigil together. A request that hangs for a second begins the vigil, too, and is given
+ * up as lost when etcd answers what it is asked after that.
  */
 import { isUtf8 } from 'node:buffer'
 import { Agent, type IncomingHttpHeaders } from 'node:http'
@@ -12,8 +13,14 @@ import { systemClock } from '../../clock.ts'
 import type { Logger } from '../../log.ts'
 import { jsonKind } from '../gojson.ts'
 import { basicAuthorization, type Endpoint } from './endpoints.ts'
-import { EcodeUnauthorized, EtcdError, type EtcdErrorDetails, explainTransport } from './error.ts'
-import { AnswerTooLong, Exchange } from './exchange.ts'
+import {
+  EcodeUnauthorized,
+  EtcdError,
+  type EtcdErrorDetails,
+  type EtcdErrorKind,
+  explainTransport,
+} from './error.ts'
+import { AnswerTooLong, Exchange, KEEP_ALIVE_MS } from './exchange.ts'
 import { type EtcdOperation, EtcdTally } from './tally.ts'
 import { TlsAgent, type TlsFiles } from './tls.ts'
 import { Vigil } from './vigil.ts'
@@ -28,6 +35,8 @@ export interface EtcdClientOptions {
   readonly timeoutMs?: number
   /** Milliseconds between two questions to an etcd that is away. */
   readonly vigilMs?: number
+  /** Milliseconds after which a request that hangs is doubted. */
+  readonly doubtMs?: number
   /** 0 <= x < 1; orders the endpoints once, so that a fleet does not crowd the first. */
   readonly random?: () => number
   /** Monotonic milliseconds; the system's by default. */
@@ -76,6 +85,7 @@ interface Failure {
 }
 
 const DEFAULT_TIMEOUT_MS = 5_000
+const DOUBT_MS = 1_000
 const MAX_REDIRECTS = 10
 /** 65,000 leases are about 19 MB. */
 const MAX_ANSWER_LENGTH = 64 * 2 ** 20
@@ -86,6 +96,7 @@ export class EtcdClient {
   readonly #endpoints: readonly Endpoint[]
   readonly #authorization: string | undefined
   readonly #timeoutMs: number
+  readonly #doubtMs: number
   readonly #http: Agent
   readonly #tls: TlsAgent
   readonly #now: () => number
@@ -106,7 +117,8 @@ export class EtcdClient {
     this.#authorization =
       options.username === '' ? undefined : basicAuthorization(options.username, options.password)
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
-    this.#http = new Agent({ keepAlive: true, keepAliveMsecs: 30_000 })
+    this.#doubtMs = options.doubtMs ?? DOUBT_MS
+    this.#http = new Agent({ keepAlive: true, keepAliveMsecs: KEEP_ALIVE_MS })
     this.#tls = new TlsAgent(options.tls, options.log)
     this.#vigil = new Vigil({
       ask: async (signal) => {
@@ -124,15 +136,20 @@ export class EtcdClient {
     const what = operationOf(request)
     const since = this.#now()
     const failures: Failure[] = []
-    const tries = request.once === true ? 1 : this.#endpoints.length
+    const all = this.#endpoints.length
+    let tries = request.once === true ? 1 : all
     const first = tally.current
     for (let i = 0; i < tries; i++) {
       const position = (first + i) % this.#endpoints.length
       const endpoint = this.#endpoints[position]
       if (endpoint === undefined) break
       try {
-        const answer = await this.#ask(endpoint, request, (begun) =>
-          tally.answered(position, what, begun, this.#now()),
+        const answer = await this.#ask(
+          endpoint,
+          request,
+          (begun) => tally.answered(position, what, begun, this.#now()),
+          // A list is long in the making, and overtaken by what is not.
+          what === 'list' ? undefined : (exchange, begun) => this.#doubt(exchange, begun),
         )
         tally.current = position
         tally.finished(what, 'ok')
@@ -147,12 +164,14 @@ export class EtcdClient {
         }
         tally.failed(position, error.message)
         failures[position] = { endpoint, error }
+        // etcd is there: the connection was not, and a new one to the same endpoint is worth a try.
+        if (error.kind === 'overtaken' && request.once !== true && tries === all) tries++
       }
     }
     // A write that may be sent only once still moves the next request away from the endpoint that failed.
     if (request.once === true) tally.current = (first + 1) % this.#endpoints.length
     tally.finished(what, 'failed')
-    if (tries === this.#endpoints.length) {
+    if (tries >= all) {
       this.#failures = failures
       this.#vigil.begin(since)
     }
@@ -192,21 +211,56 @@ export class EtcdClient {
     this.#tls.close()
   }
 
+  /**
+   * Has an exchange that began at `since` fail if etcd answers before it what it is asked later. Returns what ends that, to be told whether the
+   * exchange had its answer.
+   */
+  #doubt(exchange: Exchange, since: number): (answered: boolean) => void {
+    let gone: AbortController | undefined
+    const timer = setTimeout(() => {
+      gone = new AbortController()
+      this.#vigil.begin(since)
+      this.#vigil.answer(gone.signal).then(
+        () => exchange.giveUp(new Overtaken()),
+        () => undefined,
+      )
+    }, this.#doubtMs)
+    return (answered) => {
+      clearTimeout(timer)
+      if (gone === undefined) return
+      gone.abort()
+      if (answered) this.#vigil.end()
+      gone = undefined
+    }
+  }
+
   /** `onHead` is told when what was asked at `begun` has the headers of its answer. */
-  async #ask(endpoint: Endpoint, request: EtcdRequest, onHead: (begun: number) => void): Promise<EtcdAnswer> {
+  async #ask(
+    endpoint: Endpoint,
+    request: EtcdRequest,
+    onHead: (begun: number) => void,
+    doubt?: (exchange: Exchange, begun: number) => (answered: boolean) => void,
+  ): Promise<EtcdAnswer> {
     let url = new URL(endpoint.base + target(request))
     let authorization = endpoint.authorization ?? this.#authorization
     for (let hops = 0; ; hops++) {
       const call = new Call(request, url)
       const begun = this.#now()
       const exchange = await this.#open(call, authorization)
+      const trust = doubt?.(exchange, begun)
       let limit = this.#timeoutMs
       try {
         const { status, headers } = await exchange.head(limit)
         onHead(begun)
+        // etcd has begun to wait, and may do so for long.
+        if (request.longPoll === true) trust?.(status === 200)
         if (status < 300 || status >= 400) {
           limit = request.bodyTimeoutMs ?? limit
-          return await readAnswer(call, status, headers, () => exchange.body(limit, MAX_ANSWER_LENGTH))
+          const answer = await readAnswer(call, status, headers, () =>
+            exchange.body(limit, MAX_ANSWER_LENGTH),
+          )
+          trust?.(true)
+          return answer
         }
         const next = headers.location === undefined ? null : URL.parse(headers.location, url.href)
         if (next === null || !/^https?:$/.test(next.protocol)) {
@@ -220,6 +274,7 @@ export class EtcdClient {
       } catch (error) {
         request.signal.throwIfAborted()
         if (error instanceof EtcdError) throw error
+        if (error instanceof Overtaken) throw call.error('overtaken', error.message)
         if (exchange.stale && request.once !== true) continue
         // etcd began to wait, and nothing happened while it did: that is an answer.
         if (request.longPoll === true && call.state !== undefined && !(error instanceof AnswerTooLong)) {
@@ -228,6 +283,7 @@ export class EtcdClient {
         if (!exchange.timedOut) throw call.error('transport', explainTransport(error))
         throw call.error('timeout', `no answer within ${limit / 1000} s`)
       } finally {
+        trust?.(false)
         exchange.close()
       }
     }
@@ -252,6 +308,15 @@ export class EtcdClient {
   }
 }
 
+/** Why an exchange was given up. */
+class Overtaken extends Error {
+  override readonly name = 'Overtaken'
+
+  constructor() {
+    super('no answer, while etcd answers what it is asked later')
+  }
+}
+
 /** One request to one URL: what its errors are called. */
 class Call {
   readonly request: EtcdRequest
@@ -266,7 +331,7 @@ class Call {
 
   error(kind: EtcdErrorDetails['kind'], reason: string, more: Partial<EtcdErrorDetails> = {}): EtcdError {
     const { method } = this.request
-    const transient = kind === 'transport' || kind === 'timeout' || kind === 'protocol'
+    const transient = NO_ANSWER.has(kind)
     return new EtcdError({
       kind,
       request: `${method} ${this.url.origin}${this.url.pathname}`,
@@ -306,6 +371,7 @@ async function readAnswer(
   return { ...state, body }
 }
 
+const NO_ANSWER: ReadonlySet<EtcdErrorKind> = new Set(['transport', 'timeout', 'overtaken', 'protocol'])
 const GATEWAY_TIMEOUTS: ReadonlySet<number> = new Set([408, 504])
 
 /** What an answer other than 200 and 201 means. */
@@ -368,7 +434,7 @@ function operationOf({ method, query, longPoll }: EtcdRequest): EtcdOperation {
 }
 
 function movesOn({ kind, status = 0 }: EtcdError): boolean {
-  return kind === 'transport' || kind === 'timeout' || kind === 'protocol' || status >= 500
+  return NO_ANSWER.has(kind) || status >= 500
 }
 
 function allFailed(request: EtcdRequest, places: readonly (Failure | undefined)[]): EtcdError {

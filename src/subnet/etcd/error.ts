@@ -10,9 +10,10 @@ export const EcodeEventIndexCleared = 401
 
 /**
  * `etcd`: etcd answered with one of its error numbers. `auth`: it refused our credentials. `http`: another HTTP
- * status. `protocol`: the answer is none etcd gives. `timeout`, `transport`: there was no complete answer.
+ * status. `protocol`: the answer is none etcd gives. `timeout`, `transport`: there was no complete answer. `overtaken`: nor
+ * will there be one, since etcd has answered what it was asked later.
  */
-export type EtcdErrorKind = 'etcd' | 'auth' | 'http' | 'protocol' | 'timeout' | 'transport'
+export type EtcdErrorKind = 'etcd' | 'auth' | 'http' | 'protocol' | 'timeout' | 'overtaken' | 'transport'
 
 export interface EtcdErrorDetails {
   readonly kind: EtcdErrorKind

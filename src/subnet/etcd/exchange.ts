@@ -6,6 +6,12 @@ import {
   request,
 } from 'node:http'
 
+/**
+ * Milliseconds of silence on a connection after which the kernel asks whether the other side is there still, once a second.
+ * A long poll says nothing for a minute, and a machine that lost its power takes no leave.
+ */
+export const KEEP_ALIVE_MS = 2_000
+
 export interface ExchangeOptions {
   readonly method: string
   readonly url: URL
@@ -90,6 +96,11 @@ export class Exchange {
       response.once('error', (error) => this.#fail(error))
       response.once('end', () => resolve(Buffer.concat(chunks)))
     })
+  }
+
+  /** Ends it with an error. */
+  giveUp(error: Error): void {
+    this.#fail(error)
   }
 
   /** Gives the connection back to the pool if the answer was read to its end, and drops it otherwise. */

@@ -2,6 +2,7 @@ import type { X509Certificate } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import type { Agent } from 'node:https'
 import type { Logger } from '../../log.ts'
+import { KEEP_ALIVE_MS } from './exchange.ts'
 
 /** Paths of PEM files; an empty path means that the file is not used. */
 export interface TlsFiles {
@@ -59,7 +60,7 @@ export class TlsAgent {
       const previous = this.#agent
       this.#agent = new https.Agent({
         keepAlive: true,
-        keepAliveMsecs: 30_000,
+        keepAliveMsecs: KEEP_ALIVE_MS,
         minVersion: 'TLSv1.2',
         ...pem,
         ...(pem.ca === undefined && ca !== undefined

@@ -46,7 +46,7 @@ export class Vigil {
     return this.#away
   }
 
-  /** No endpoint has answered a request that began at `since` (on `now`). */
+  /** No endpoint has answered a request that began at `since` (on `now`), or not yet. */
   begin(since: number): void {
     this.#away = true
     this.#nextAt = Math.max(this.#nextAt, since + this.#pace())
@@ -80,6 +80,24 @@ export class Vigil {
     })
   }
 
+  /** Resolves when etcd answers, however often it fails to do so before; rejects with the signal's reason. */
+  async answer(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      try {
+        return await this.wait(signal)
+      } catch {
+        signal.throwIfAborted()
+      }
+    }
+  }
+
+  /** etcd has answered something else meanwhile: all that wait may go. */
+  end(): void {
+    this.#away = false
+    this.#rest()
+    for (const { resolve } of [...this.#waiters]) resolve()
+  }
+
   #schedule(): void {
     if (this.#timer !== undefined || this.#waiters.size === 0 || this.#open >= MOST_OPEN) return
     this.#timer = setTimeout(() => this.#next(), Math.max(0, this.#nextAt - this.#now()))
@@ -99,10 +117,7 @@ export class Vigil {
   }
 
   #answered(signal: AbortSignal): void {
-    if (signal.aborted) return
-    this.#away = false
-    this.#rest()
-    for (const { resolve } of [...this.#waiters]) resolve()
+    if (!signal.aborted) this.end()
   }
 
   #failed(error: unknown, signal: AbortSignal): void {
