@@ -279,7 +279,7 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
       await store.start()
       await put('10.5.1.0-24', VALUE)
       await until('the event', () => events.length === 1)
-      expect(results.map(({ kind }) => kind)).toEqual(['snapshot', 'events'])
+      expect(results.filter(({ kind }) => kind === 'snapshot')).toHaveLength(1)
       // A reset, as the process dies, and that nobody listens any more.
       expect(log.matching(/^error /).length).toBeLessThanOrEqual(2)
       expect(log.matching(/^info Watching subnet leases again after \d+ failed attempts/)).toHaveLength(1)

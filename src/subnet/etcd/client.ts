@@ -138,6 +138,8 @@ export class EtcdClient {
     const failures: Failure[] = []
     const all = this.#endpoints.length
     let tries = request.once === true ? 1 : all
+    // A list is long in the making, and overtaken by what is not.
+    let doubtful = request.once !== true && what !== 'list'
     const first = tally.current
     for (let i = 0; i < tries; i++) {
       const position = (first + i) % this.#endpoints.length
@@ -148,8 +150,7 @@ export class EtcdClient {
           endpoint,
           request,
           (begun) => tally.answered(position, what, begun, this.#now()),
-          // A list is long in the making, and overtaken by what is not.
-          what === 'list' ? undefined : (exchange, begun) => this.#doubt(exchange, begun),
+          doubtful ? (exchange, begun) => this.#doubt(exchange, begun) : undefined,
         )
         tally.current = position
         tally.finished(what, 'ok')
@@ -164,8 +165,10 @@ export class EtcdClient {
         }
         tally.failed(position, error.message)
         failures[position] = { endpoint, error }
-        // etcd is there: the connection was not, and a new one to the same endpoint is worth a try.
-        if (error.kind === 'overtaken' && request.once !== true && tries === all) tries++
+        if (error.kind !== 'overtaken') continue
+        // etcd is there: a new connection to the same endpoint is worth a try, with all the time it needs if etcd is only slow.
+        doubtful = false
+        tries++
       }
     }
     // A write that may be sent only once still moves the next request away from the endpoint that failed.
