@@ -28,6 +28,9 @@ const CONFIG = {
   Backend: { Type: 'vxlan' },
 }
 
+/** A second address of the interface, inside the network. */
+const UNDERLAY = '172.30.110.1/29'
+
 /** mulberry32 */
 function random(seed: number): () => number {
   let state = seed
@@ -128,6 +131,9 @@ function malformed(own: string): Bad[] {
     () => ({ key: `172.30.${256 + number(999)}.0-29`, value: JSON.stringify(good()) }),
     () => ({ key: `${text(1 + number(20))}-29`, value: JSON.stringify(good()) }),
     () => ({ key: `${++slot}${'k'.repeat(1 + number(2_000))}`, value: JSON.stringify(good()) }),
+    // Over two good leases, and over what this node has on its interface.
+    () => ({ key: `172.30.${number(3)}.${16 * number(16)}-28`, value: JSON.stringify(good()) }),
+    () => ({ key: pick(['172.30.110.0-28', UNDERLAY.replace('1/', '0-')]), value: JSON.stringify(good()) }),
     // The subnet of this node in another length, as part of a wider one, or beside the interface's own network.
     () => ({ key: `${own.replace(/-.*/, '')}-${30 + number(2)}`, value: JSON.stringify(good()) }),
     () => ({ key: `10.77.${number(256)}.0-24`, value: JSON.stringify(good()) }),
@@ -156,6 +162,7 @@ beforeAll(async () => {
   lab = await Lab.create({ nodes: 1 })
   const etcd = await lab.startEtcd()
   await etcd.config(CONFIG)
+  await lab.node(1).ip(`address add ${UNDERLAY} dev eth0`)
   daemon = await lab.daemon(1)
   await daemon.waitReady()
   own = daemon.leaseKey()
