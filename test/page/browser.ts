@@ -25,6 +25,7 @@ export interface Shape {
 
 interface Answer {
   readonly id?: number
+  readonly sessionId?: string
   readonly method?: string
   readonly params?: Record<string, unknown>
   readonly result?: Record<string, unknown>
@@ -157,6 +158,8 @@ export class Browser {
     if (answer.id !== undefined) {
       this.#waiting.get(answer.id)?.(answer)
       this.#waiting.delete(answer.id)
+    } else if (answer.sessionId !== this.#session) {
+      // The tab before may still complain that its server went away.
     } else if (answer.method === 'Log.entryAdded') {
       const { entry } = answer.params as { entry: { level: string; text: string } }
       if (entry.level === 'error') this.errors.push(entry.text)
