@@ -156,6 +156,26 @@ test.each([OURS, ...(GO ? [GO] : [])])(
   },
 )
 
+test.each<[string, object]>([
+  ['alloc', { Type: 'alloc' }],
+  ['extension', { ...HOST_GW_BY_HAND, SubnetAddCommand: 'ip route replace $SUBNET via $PUBLIC_IP' }],
+])('%s keeps its lease, files and routes over a kill while etcd is away', async (type, backend) => {
+  await lab.etcd.config(config(backend))
+  const [first, second] = await pair([OURS, OURS])
+  const routes = async (): Promise<string> => (await lab.node(1).routes()).join('\n')
+  if (type === 'extension')
+    await waitFor(async () => (await routes()).includes(routeTo(second, 2)), { what: 'the route' })
+  const about = { env: first.subnetEnv(), key: first.leaseKey(), routes: await routes() }
+  await lab.etcd.stop()
+  await first.stop('SIGKILL')
+  expect(await routes()).toBe(about.routes)
+  await lab.etcd.restart()
+  const again = await lab.daemon(1, { args: ['-ip-masq'] })
+  await again.waitReady()
+  if (type === 'extension') await again.waitLog(/Ran command: ip route replace/)
+  expect({ env: again.subnetEnv(), key: again.leaseKey(), routes: await routes() }).toEqual(about)
+})
+
 /** Its own /sys, which shows the devices of the namespace, and the `arp` that not every system has. */
 function withSysfs(binary: string): string {
   const path = join(lab.dir, `wrapped-${binary === OURS ? 'ours' : 'go'}`)
