@@ -1,9 +1,8 @@
-import { randomInt } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { restarts } from './restarts.ts'
 
 test('restarts do not show, whatever ends the daemon', { timeout: 600_000 }, async () => {
-  const seed = Number(process.env.SOAK_SEED ?? randomInt(2 ** 32))
+  const seed = Number(process.env.SOAK_SEED ?? 1)
   const { connections, each } = await restarts({ count: 20, seed, say: () => undefined })
   expect(connections).toBeGreaterThan(100)
   process.stdout.write(
