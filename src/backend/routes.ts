@@ -32,6 +32,9 @@ import type { PeerStatus } from './model.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
 import { rowWrites, surplus } from './rows.ts'
 
+/** Interface index of `lo` in every network namespace (LOOPBACK_IFINDEX of Linux). */
+const LOOPBACK = 1
+
 /** Plain routes up to here, nexthop objects beyond. */
 export const PLAIN_ROUTES = 1024
 
@@ -454,10 +457,10 @@ export function isOnLink(rtnl: Rtnl, index: number, address: Ipv4): boolean {
   }
 }
 
-/** Nexthop objects came with Linux 5.3. */
+/** Nexthop objects came with Linux 5.3. Those on the loopback device are asked for: there are none to read. */
 function supportsNexthops(rtnl: Rtnl): boolean {
   try {
-    rtnl.dump(dumpNexthops({}))
+    rtnl.dump(dumpNexthops({ oif: LOOPBACK }))
     return true
   } catch (error) {
     if (error instanceof NetlinkError) return false

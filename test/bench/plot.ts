@@ -31,6 +31,7 @@ export function renderPlot({ title, x, y, series, linear = false }: Plot): strin
   const up = linear ? fromZero(ys, HEIGHT - BOTTOM, TOP) : logarithmic(ys, HEIGHT - BOTTOM, TOP)
   const lines = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13">`,
+    `<title>${plain(title)}</title>`,
     '<style>text{fill:#333}.g{stroke:#8884}@media(prefers-color-scheme:dark){text{fill:#ccc}}</style>',
     `<text x="${LEFT}" y="22" font-size="16">${plain(title)}</text>`,
     `<text x="${(LEFT + WIDTH - RIGHT) / 2}" y="${HEIGHT - 12}" text-anchor="middle">${plain(x)}</text>`,
