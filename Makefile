@@ -59,7 +59,7 @@ demo: setup-demo build
 	@$(AS_ROOT) node test/demo.ts
 
 # FLANNEL_PEER=/path/to/another/flanneld measures side by side and, when all of it ran, rewrites the figures and plots of
-# docs/performance.md: half an hour. BENCH_ONLY="start cold" chooses parts, BENCH_PEERS="100 1000" sizes.
+# docs/performance.md: a quarter of an hour. BENCH_ONLY="start cold" chooses parts, BENCH_PEERS="100 1000" sizes.
 bench: setup-bench build
 	$(AS_ROOT) node test/bench/daemon.ts
 
