@@ -25,9 +25,9 @@ soak: setup-soak build
 	$(AS_ROOT) node test/soak/main.ts
 
 # What this kernel may lack, ipip and WireGuard, under Debian's kernel in a virtual machine; needs neither root nor KVM.
-# Under five minutes on two cores with little else to do, and a minute more the first time. An emulated CPU suffers from other work
-# beside it more than anything here, up to a quarter of an hour, so it is no part of `make test`. Leave the checkout alone meanwhile:
-# the machine reads it.
+# Four minutes on two cores with nothing else to do, and a minute more the first time. An emulated CPU suffers from other work
+# beside it more than anything here, up to a quarter of an hour, so it is no part of `make test`, which takes nine minutes without it.
+# Leave the checkout alone meanwhile: the machine reads it.
 vm-test: setup-vm build
 	node scripts/vm.ts vitest run --config test/vm/vitest.config.ts
 
