@@ -1,6 +1,6 @@
 /*
- * The system calls that Node lacks: netlink sockets, one raw socket for pings, and one unix datagram for sd_notify(3). The
- * data path of the udp backend, in udp_*.c, is part of the same addon.
+ * The system calls that Node lacks: netlink sockets, raw ones for pings and ARP, and one unix datagram for sd_notify(3).
+ * The data path of the udp backend, in udp_*.c, is part of the same addon.
  *
  * It is thin on purpose. src/native.ts checks every argument before it gets here; a function here makes its
  * call and returns the result, or a negative errno. What a message means is TypeScript's business.

@@ -4,7 +4,7 @@
  */
 import { getSystemErrorName } from 'node:util'
 import type { Ipv4 } from './ip.ts'
-import { NativeError, type NativeSocket, openIcmpSocket } from './native.ts'
+import { bpfProgram, NativeError, type NativeSocket, openIcmpSocket } from './native.ts'
 
 /** Bytes of the IPv4 and ICMP headers: no packet is smaller. */
 export const ECHO_HEADERS = 28
@@ -17,12 +17,9 @@ const IPPROTO_ICMP = 1
 const ECHO_REPLY = 0
 const ECHO_REQUEST = 8
 
-// linux/in.h, asm-generic/socket.h
+// linux/in.h
 const IPPROTO_IP = 0
 const IP_HDRINCL = 3
-const SOL_SOCKET = 1
-const SO_RCVBUF = 8
-const SO_RCVBUFFORCE = 33
 /** Bytes for some thousand answers that come while we are busy. */
 const RECEIVE_BUFFER = 8 << 20
 
@@ -62,9 +59,7 @@ export function openEchoSocket(): EchoSocket {
     const results = [
       socket.setOption(IPPROTO_IP, IP_HDRINCL, 1),
       socket.attachFilter(answersTo(id)),
-      socket.setOption(SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER) < 0
-        ? socket.setOption(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
-        : 0,
+      socket.setReceiveBuffer(RECEIVE_BUFFER),
     ]
     const failed = results.find((result) => result < 0)
     if (failed !== undefined) throw failure('set up a raw socket for pings', failed)
@@ -126,7 +121,7 @@ class RawEchoSocket implements EchoSocket {
 
 /** A classic BPF program (linux/filter.h): of whole packets with ICMP in them, the echo replies with this identifier. */
 function answersTo(id: number): Uint8Array {
-  const program = [
+  return bpfProgram([
     // BPF_LDX | BPF_B | BPF_MSH: the length of the IPv4 header.
     { code: 0xb1, jt: 0, jf: 0, k: 0 },
     // BPF_LD | BPF_B | BPF_IND: the type; BPF_JMP | BPF_JEQ | BPF_K.
@@ -138,14 +133,5 @@ function answersTo(id: number): Uint8Array {
     // BPF_RET | BPF_K
     { code: 0x06, jt: 0, jf: 0, k: 0xffff },
     { code: 0x06, jt: 0, jf: 0, k: 0 },
-  ]
-  // struct sock_filter { __u16 code; __u8 jt; __u8 jf; __u32 k; }
-  const bytes = new Uint8Array(8 * program.length)
-  const view = new DataView(bytes.buffer)
-  for (const [i, { code, jt, jf, k }] of program.entries()) {
-    view.setUint16(8 * i, code, true)
-    bytes.set([jt, jf], 8 * i + 2)
-    view.setUint32(8 * i + 4, k, true)
-  }
-  return bytes
+  ])
 }

@@ -42,6 +42,11 @@ export class NativeError extends Error {
   }
 }
 
+// asm-generic/socket.h (x86-64, arm64)
+const SOL_SOCKET = 1
+const SO_RCVBUF = 8
+const SO_RCVBUFFORCE = 33
+
 /** One netlink or raw socket. Every method but `close` throws once it is closed; closing twice is closing once. */
 export class NativeSocket {
   readonly #addon: Addon
@@ -58,9 +63,15 @@ export class NativeSocket {
   }
 
   /**
-   * Attaches a classic BPF program (linux/filter.h, `struct sock_filter` after `struct sock_filter`) that says
-   * which datagrams to receive. Returns 0 or a negative errno.
+   * Makes room for this many bytes of what is not received yet: beyond net.core.rmem_max that takes CAP_NET_ADMIN, and
+   * without it is as much as there is to have (socket(7)). Returns 0 or a negative errno.
    */
+  setReceiveBuffer(size: number): number {
+    const forced = this.setOption(SOL_SOCKET, SO_RCVBUFFORCE, size)
+    return forced < 0 ? this.setOption(SOL_SOCKET, SO_RCVBUF, size) : forced
+  }
+
+  /** Attaches a classic BPF program (`bpfProgram`) that says which datagrams to receive. Returns 0 or a negative errno. */
   attachFilter(program: Uint8Array): number {
     if (!(program instanceof Uint8Array)) throw new TypeError('attachFilter takes bytes')
     return this.#addon.attachFilter(this.#open(), program)
@@ -114,6 +125,28 @@ export class NativeSocket {
     if (this.#handle === undefined) throw new Error('the socket is closed')
     return this.#handle
   }
+}
+
+/** One instruction of classic BPF (linux/filter.h). */
+export interface BpfInstruction {
+  readonly code: number
+  /** Instructions to skip when a jump's condition is true, and when it is not. */
+  readonly jt: number
+  readonly jf: number
+  readonly k: number
+}
+
+/** A classic BPF program as the kernel takes it. */
+export function bpfProgram(instructions: readonly BpfInstruction[]): Uint8Array {
+  // struct sock_filter { __u16 code; __u8 jt; __u8 jf; __u32 k; }
+  const bytes = new Uint8Array(8 * instructions.length)
+  const view = new DataView(bytes.buffer)
+  for (const [i, { code, jt, jf, k }] of instructions.entries()) {
+    view.setUint16(8 * i, code, true)
+    bytes.set([jt, jf], 8 * i + 2)
+    view.setUint32(8 * i + 4, k, true)
+  }
+  return bytes
 }
 
 /** Opens a netlink socket of a protocol (`NETLINK_ROUTE` ...), not bound yet. Returns it or a negative errno. */

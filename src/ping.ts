@@ -9,6 +9,7 @@ const RATE = 4_000
 const BURST = 64
 /** Milliseconds from one packet to an address to the next. */
 const INTERVAL = 20
+
 export interface PingResult {
   readonly sent: number
   readonly received: number

@@ -35,11 +35,6 @@ export const NLMSGERR_ATTR_MSG = 1
 export const NLA_F_NESTED = 0x8000
 export const NLA_TYPE_MASK = 0x3fff
 
-// asm-generic/socket.h (x86-64, arm64)
-export const SOL_SOCKET = 1
-export const SO_RCVBUF = 8
-export const SO_RCVBUFFORCE = 33
-
 // linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS, BPF_LD | BPF_H | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
 export const BPF_LD_W_ABS = 0x20
 export const BPF_LD_H_ABS = 0x28

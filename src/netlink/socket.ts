@@ -1,5 +1,5 @@
 import { endianness } from 'node:os'
-import { type NativeSocket, openNetlinkSocket } from '../native.ts'
+import { bpfProgram, type NativeSocket, openNetlinkSocket } from '../native.ts'
 import {
   BPF_JEQ_K,
   BPF_LD_H_ABS,
@@ -14,13 +14,10 @@ import {
   NETLINK_ROUTE,
   NFNLGRP_NFTABLES,
   RTM_DELROUTE,
-  SO_RCVBUF,
-  SO_RCVBUFFORCE,
   SOL_NETLINK,
-  SOL_SOCKET,
 } from './constants.ts'
 import { NetlinkError } from './errors.ts'
-import { NLMSG_PID_OFFSET, NLMSG_TYPE_OFFSET, PayloadWriter } from './wire.ts'
+import { NLMSG_PID_OFFSET, NLMSG_TYPE_OFFSET } from './wire.ts'
 
 /** One netlink socket to the kernel, or to a fake one. */
 export interface NetlinkSocket {
@@ -110,18 +107,14 @@ function ignoreSender(portId: number): Uint8Array {
   const swapped = new DataView(new ArrayBuffer(6))
   swapped.setUint32(0, portId, true)
   swapped.setUint16(4, RTM_DELROUTE, true)
-  const program = [
+  return bpfProgram([
     { code: BPF_LD_W_ABS, jt: 0, jf: 0, k: NLMSG_PID_OFFSET },
     { code: BPF_JEQ_K, jt: 0, jf: 3, k: swapped.getUint32(0) },
     { code: BPF_LD_H_ABS, jt: 0, jf: 0, k: NLMSG_TYPE_OFFSET },
     { code: BPF_JEQ_K, jt: 1, jf: 0, k: swapped.getUint16(4) },
     { code: BPF_RET_K, jt: 0, jf: 0, k: 0 },
     { code: BPF_RET_K, jt: 0, jf: 0, k: 0xffffffff },
-  ]
-  // struct sock_filter { __u16 code; __u8 jt; __u8 jf; __u32 k; }
-  const writer = new PayloadWriter(8 * program.length)
-  for (const { code, jt, jf, k } of program) writer.u16(code).u8(jt).u8(jf).u32(k)
-  return writer.finish()
+  ])
 }
 
 function openSocket(
@@ -133,7 +126,7 @@ function openSocket(
   const socket = openNetlinkSocket(protocol)
   if (typeof socket === 'number') throw new NetlinkError('open netlink socket', -socket)
   try {
-    setReceiveBuffer(socket, receiveBuffer)
+    socket.setReceiveBuffer(receiveBuffer)
     const portId = socket.bind()
     if (portId < 0) throw new NetlinkError('bind netlink socket', -portId)
     // Only now: bind(2) takes the socket out of the first 32 groups when it is not given them.
@@ -143,11 +136,6 @@ function openSocket(
     socket.close()
     throw error
   }
-}
-
-/** Beyond net.core.rmem_max takes CAP_NET_ADMIN; without it, as much as there is to have. */
-function setReceiveBuffer(socket: NativeSocket, size: number): void {
-  if (socket.setOption(SOL_SOCKET, SO_RCVBUFFORCE, size) < 0) socket.setOption(SOL_SOCKET, SO_RCVBUF, size)
 }
 
 const EAGAIN = 11

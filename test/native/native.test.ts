@@ -17,10 +17,12 @@ import {
   RTM_GETLINK,
   RTM_NEWLINK,
   SOL_NETLINK,
-  SOL_SOCKET,
 } from '../../src/netlink/constants.ts'
 import { encodeMessage, readMessages } from '../../src/netlink/wire.ts'
 import { ensureAddon } from './addons.ts'
+
+/** asm-generic/socket.h */
+const SOL_SOCKET = 1
 
 const EAGAIN = 11
 const EBADF = 9
