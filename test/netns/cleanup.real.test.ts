@@ -99,7 +99,8 @@ function inNode(argv: readonly string[]): Outcome {
   return { status, out: stdout, err: stderr }
 }
 
-async function startDaemon(binary: string): Promise<Daemon> {
+/** `route` is what has to be there before anything is compared: a command that makes it may outlive the daemon. */
+async function startDaemon(binary: string, route = ''): Promise<Daemon> {
   const own = isOurs(binary)
     ? ['-docker-opts-file', join(folder, 'docker'), '-control-socket', join(folder, 'flanneld.sock')]
     : []
@@ -110,8 +111,9 @@ async function startDaemon(binary: string): Promise<Daemon> {
   const complete = async (): Promise<boolean> =>
     [...(await lab.node(1).run('iptables-save')).matchAll(/^-A .* 172\.30\.0\.0\/16 -j (MASQ|ACC)/gm)]
       .length >= 3 &&
-    (own.length === 0 || existsSync(join(folder, 'flanneld.sock')))
-  await waitFor(complete, { what: 'rules and control socket' })
+    (own.length === 0 || existsSync(join(folder, 'flanneld.sock'))) &&
+    (await lab.node(1).ip('route')).includes(route)
+  await waitFor(complete, { what: 'rules, control socket and route' })
   return daemon
 }
 
@@ -172,7 +174,7 @@ describe.each(rows)('$who, $what on $where', ({ binary, backend, foreign }) => {
       ['SIGTERM', 'itself'],
       ['SIGKILL', 'shell'],
     ] as const) {
-      const daemon = await startDaemon(binary)
+      const daemon = await startDaemon(binary, backend === EXTENSION ? '172.30.77.0/24' : '')
       await daemon.stop(signal)
       const after = await snapshot()
       expect(after.files).not.toBe(before.files)
