@@ -25,6 +25,11 @@ export class Random {
     return this.next() < probability
   }
 
+  /** Others, for something that goes on beside the rest. */
+  fork(): Random {
+    return new Random(this.between(0, 2 ** 32 - 1))
+  }
+
   pick<T>(from: readonly T[]): T {
     const picked = from[Math.floor(this.next() * from.length)]
     if (picked === undefined) throw new Error('nothing to pick from')

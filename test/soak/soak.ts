@@ -5,7 +5,7 @@
  * daemon that was never restarted have to be in the second half of the rounds what they were in the first.
  */
 import { monotonic } from '../netns/lab.ts'
-import { FAULTS, type Fault, groupOf } from './faults.ts'
+import { FAULTS, type Fault } from './faults.ts'
 import { Random } from './random.ts'
 import { World } from './world.ts'
 
@@ -55,17 +55,17 @@ export async function soak(options: {
       faults += chosen.length
       // Drawn before anything happens, in an order that does not depend on how long things take.
       const places = chosen.map(() => random.pick(world.places))
+      const dice = chosen.map(() => random.fork())
       names = chosen.map(({ name }, i) => `${name} (node ${places[i]?.number})`)
       await Promise.all(
         chosen.map(async (fault, i) => {
           if (fault.cutsWire) world.cut()
-          const place = places[i]
-          if (place) await fault.happen(world, place)
+          const [place, own] = [places[i], dice[i]]
+          if (place && own) await fault.happen(world, place, own)
         }),
       )
       const { after, last } = await world.settle()
-      if (chosen.some((fault) => groupOf(fault) === 'etcd'))
-        slowestWithEtcd = Math.max(slowestWithEtcd, after)
+      if (chosen.some((fault) => fault.group === 'etcd')) slowestWithEtcd = Math.max(slowestWithEtcd, after)
       else slowest = Math.max(slowest, after)
       const lost = world.lost()
       if (lost.length > 0) throw new Error(`pings lost: ${lost.slice(0, 10).join('; ')}`)
@@ -106,8 +106,8 @@ function choose(random: Random): readonly Fault[] {
   const chosen: Fault[] = []
   for (let left = random.between(1, 5); left > 0; left--) {
     const fault = random.pick(BY_WEIGHT)
-    const group = groupOf(fault)
-    if (group === '' || !chosen.some((other) => groupOf(other) === group)) chosen.push(fault)
+    const { group } = fault
+    if (group === undefined || !chosen.some((other) => other.group === group)) chosen.push(fault)
   }
   return chosen
 }

@@ -41,7 +41,6 @@ export interface Place {
 
 export class World {
   readonly lab: Lab
-  readonly random: Random
   readonly proxy: ProxyControl
   readonly places: readonly Place[]
   readonly peers = new Map<string, PeerLease>()
@@ -49,9 +48,8 @@ export class World {
   #pings: readonly Pings[] = []
   #serial = 0
 
-  private constructor(lab: Lab, random: Random, proxy: ProxyControl, places: readonly Place[]) {
+  private constructor(lab: Lab, proxy: ProxyControl, places: readonly Place[]) {
     this.lab = lab
-    this.random = random
     this.proxy = proxy
     this.places = places
   }
@@ -72,8 +70,8 @@ export class World {
         const daemon = await startDaemon(lab, number)
         places.push({ number, daemon, address: lab.address(number), mtu: 1450, restarts: 0 })
       }
-      const world = new World(lab, random, proxy, places)
-      for (let i = 0; i < FIRST_PEERS; i++) await world.join()
+      const world = new World(lab, proxy, places)
+      for (let i = 0; i < FIRST_PEERS; i++) await world.join(random)
       for (const { daemon } of places) await daemon.waitReady(PATIENCE)
       const pods = []
       for (const { daemon } of places) pods.push(await lab.pod(daemon))
@@ -98,28 +96,28 @@ export class World {
   }
 
   /** A peer that was not there, or nothing when there are enough. */
-  async join(): Promise<void> {
-    const number = this.random.between(1, MOST_PEERS)
+  async join(random: Random): Promise<void> {
+    const number = random.between(1, MOST_PEERS)
     const [peer] = peerLeases(1, { network: '172.30.0.0', first: number })
     if (peer === undefined || this.peers.has(peer.key)) return
     await this.put(peer)
   }
 
-  async leave(): Promise<void> {
-    const peer = this.anyPeer()
+  async leave(random: Random): Promise<void> {
+    const peer = this.#anyPeer(random)
     if (peer === undefined) return
     this.peers.delete(peer.key)
     await this.#store(() => this.lab.etcd.delete(`${PREFIX}/subnets/${peer.key}`))
   }
 
   /** A new MAC, a new public address, or both. */
-  async rekey(): Promise<void> {
-    const peer = this.anyPeer()
+  async rekey(random: Random): Promise<void> {
+    const peer = this.#anyPeer(random)
     if (peer === undefined) return
     const n = ++this.#serial
     const mac = `02:01:00:00:${hex(n >> 8)}:${hex(n)}`
     const publicIP = `10.201.${(n >> 8) & 255}.${n & 255}`
-    const what = this.random.between(1, 3)
+    const what = random.between(1, 3)
     await this.put({ ...peer, ...(what & 1 ? { mac } : {}), ...(what & 2 ? { publicIP } : {}) })
   }
 
@@ -128,8 +126,8 @@ export class World {
     await this.#store(() => this.lab.etcd.putLease(peer))
   }
 
-  anyPeer(): PeerLease | undefined {
-    return this.peers.size === 0 ? undefined : this.random.pick([...this.peers.values()])
+  #anyPeer(random: Random): PeerLease | undefined {
+    return this.peers.size === 0 ? undefined : random.pick([...this.peers.values()])
   }
 
   /** The wire is cut from now on, until the next settling. */
