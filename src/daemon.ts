@@ -69,6 +69,7 @@ const GROUPS = [RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_R
 /** Milliseconds that a round of each loop may take, all its time-outs included. */
 const FIREWALL_ROUND = 180_000
 const RECONCILER_ROUND = 60_000
+const UNDERLAY_ROUND = 60_000
 const KEEPER_ROUND = 180_000
 
 /** Milliseconds after which the control socket is opened in any case: a start that is quick need not pay for it. */
@@ -190,7 +191,10 @@ async function startAndRun({
         underlay.observe(notifications)
         overlay?.observe(notifications)
       },
-      () => overlay?.observeOverrun(),
+      () => {
+        underlay.observeOverrun()
+        overlay?.observeOverrun()
+      },
       { trace },
     )
     seen.monitor = monitor
@@ -200,6 +204,8 @@ async function startAndRun({
       rtnl,
       choice,
       log,
+      clock: heart('underlay', UNDERLAY_ROUND),
+      period: options.kernelResyncSeconds * 1000,
       current,
       onChange: (before) => {
         // Nothing comes back to an address that is gone, and the watch would wait for it for a minute.
@@ -210,15 +216,11 @@ async function startAndRun({
       onReturn: () => client.close(),
     })
     seen.underlay = underlay
-    closing.push(() => underlay.close())
     removeLeftovers({
       ...{ rtnl, log, network, subnetLen, before },
       ...{ type: config.backendType, device: backend.device, underlay: current.index },
     })
-    overlay = await backend.start(lease, {
-      drain: () => monitor.drain(),
-      onUnderlayChange: () => underlay.suspect(),
-    })
+    overlay = await backend.start(lease, { drain: () => monitor.drain() })
     seen.network = overlay
     const parts = { options, log, clock, systemd, view, rtnl, registry, config, keeper, firewall, underlay }
     const memory = new Memory(trim)

@@ -66,7 +66,8 @@ export class Node {
     readonly previous: Addresses | undefined
     readonly signal: AbortSignal
   }): Promise<void> {
-    const { keeper, configWatch, network, firewall, systemd, view, clock, options, config } = this.#parts
+    const { keeper, configWatch, network, underlay, firewall, systemd, view, clock, options, config } =
+      this.#parts
     const failed = new AbortController()
     const signal = AbortSignal.any([start.signal, failed.signal])
     const policy = {
@@ -83,6 +84,7 @@ export class Node {
       this.#follow(signal, start.list),
       this.#getReady(signal).then(() => this.#probePeers(signal)),
       network.run(signal),
+      underlay.run(signal),
       walled.then(() => firewall.run(signal)),
       this.#tellStatus(signal),
       systemd.watchdog({ healthy: () => view.health().alive, pid: process.pid, signal }),

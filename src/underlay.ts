@@ -22,40 +22,42 @@ import type { InterfaceAddress } from './subnet/validate.ts'
 
 /** Milliseconds: the notifications of one change of an interface come in groups. */
 const SETTLES = 30
+/** Groups that follow each other closely are waited for this often at most. */
+const GROUPS = 10
+
+export interface UnderlayWatcherParts {
+  readonly rtnl: Pick<Rtnl, 'dump' | 'get'>
+  readonly choice: InterfaceChoice
+  readonly log: Logger
+  readonly clock: Clock
+  /** Milliseconds between looks without a notification. */
+  readonly period: number
+  readonly current: ExternalInterface
+  readonly onChange: (before: ExternalInterface) => void
+  /** It was down or without a carrier, and is no more: whatever was sent to us meanwhile is lost. */
+  readonly onReturn: () => void
+}
 
 /**
- * The interface under the overlay, chosen again whenever it may have changed. While there is none to choose, the last
- * one stands: it may come back.
+ * The interface under the overlay, whatever the backend. It is looked at after a notification that may mean it, after lost
+ * ones, and on a timer, and chosen again when it is not as it was. While there is none to choose, the last one stands: it
+ * may come back.
  */
 export class UnderlayWatcher {
-  readonly #rtnl: Rtnl
-  readonly #choice: InterfaceChoice
-  readonly #log: Logger
-  readonly #onChange: (before: Underlay) => void
-  readonly #onReturn: () => void
+  readonly #parts: UnderlayWatcherParts
   #current: ExternalInterface
-  #timer: NodeJS.Timeout | undefined
   #trouble = ''
   /** Whether packets could pass, as last told; `back` until that was acted on. */
   #wire: 'whole' | 'cut' | 'back' = 'whole'
   /** Whether the log has it that the wire is cut. */
   #told = false
+  /** It was chosen before anybody listened for changes. */
+  #suspected = true
+  #wake: (() => void) | undefined
 
-  constructor(parts: {
-    readonly rtnl: Rtnl
-    readonly choice: InterfaceChoice
-    readonly log: Logger
-    readonly current: ExternalInterface
-    readonly onChange: (before: Underlay) => void
-    /** It was down or without a carrier, and is no more: whatever was sent to us meanwhile is lost. */
-    readonly onReturn: () => void
-  }) {
-    this.#rtnl = parts.rtnl
-    this.#choice = parts.choice
-    this.#log = parts.log
+  constructor(parts: UnderlayWatcherParts) {
+    this.#parts = parts
     this.#current = parts.current
-    this.#onChange = parts.onChange
-    this.#onReturn = parts.onReturn
   }
 
   get current(): ExternalInterface {
@@ -67,54 +69,98 @@ export class UnderlayWatcher {
     return this.#wire !== 'cut'
   }
 
-  /** Takes in what the kernel says of the interface; those who know the overlay say when to look. */
+  /** Remembers what the kernel says of the interface, for `run` to look into. */
   observe(notifications: readonly Notification[]): void {
-    for (const { kind, deleted, value } of notifications) {
-      if (kind !== 'link' || value.index !== this.#current.index) continue
-      if (deleted || (value.flags & IFF_RUNNING) === 0) this.#wire = 'cut'
-      else if (this.#wire === 'cut') this.#wire = 'back'
+    for (const notification of notifications) {
+      if (notification.kind === 'link' && notification.value.index === this.#current.index)
+        this.#wireIs(!notification.deleted && (notification.value.flags & IFF_RUNNING) !== 0)
+      if (this.#isAbout(notification)) this.#suspect()
     }
   }
 
-  /** It may have changed: look, once things have settled. */
-  suspect(): void {
-    clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => this.#look(), SETTLES)
+  /** Notifications were lost. */
+  observeOverrun(): void {
+    this.#suspect()
   }
 
-  close(): void {
-    clearTimeout(this.#timer)
+  /** Looks when it has to, until the signal fires. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, period } = this.#parts
+    while (!signal.aborted) {
+      if (!this.#suspected) {
+        const suspicion = new AbortController()
+        this.#wake = () => suspicion.abort()
+        await clock.sleep(period, AbortSignal.any([signal, suspicion.signal]))
+        this.#wake = undefined
+      }
+      for (let groups = 0; this.#suspected && groups < GROUPS; groups++) {
+        this.#suspected = false
+        await clock.sleep(SETTLES, signal)
+      }
+      if (!signal.aborted) this.#look()
+    }
+  }
+
+  #suspect(): void {
+    this.#suspected = true
+    this.#wake?.()
+  }
+
+  #isAbout({ kind, value }: Notification): boolean {
+    const { index, name } = this.#current
+    // Whatever may be what is missing.
+    if (this.#trouble !== '' && (kind === 'link' || kind === 'address')) return true
+    if (this.#trouble !== '' && kind === 'route') return value.destination.length === 0
+    if (kind === 'link') return value.index === index || value.name === name
+    return kind === 'address' && value.index === index && typeof value.address === 'number'
+  }
+
+  #wireIs(whole: boolean): void {
+    if (!whole) this.#wire = 'cut'
+    else if (this.#wire === 'cut') this.#wire = 'back'
   }
 
   #look(): void {
+    const { rtnl, choice, log, onChange, onReturn } = this.#parts
     const before = this.#current
     let now: ExternalInterface
     try {
-      now = chooseInterface(readNetworkView(this.#rtnl), this.#choice, quiet(this.#log))
+      now = this.#isAsItWas() ? before : chooseInterface(readNetworkView(rtnl), choice, quiet(log))
     } catch (error) {
       if (!(error instanceof InterfaceError || error instanceof NetlinkError)) throw error
-      if (this.#trouble === '') this.#log.warn(`${error.message}; keeping ${before.name} as it was`)
+      if (this.#trouble === '') log.warn(`${error.message}; keeping ${before.name} as it was`)
       this.#trouble = error.message
       return
     }
-    if (this.#trouble !== '') this.#log.info(`interface ${now.name} can be used again`)
+    if (this.#trouble !== '') log.info(`interface ${now.name} can be used again`)
     this.#trouble = ''
     if (this.#wire === 'cut' && !this.#told) {
       this.#told = true
-      this.#log.warn(`${now.name} is down or has no carrier: nothing passes to other nodes until it is back`)
+      log.warn(`${now.name} is down or has no carrier: nothing passes to other nodes until it is back`)
     }
     if (this.#wire === 'back') {
       this.#wire = 'whole'
-      if (this.#told) this.#log.info(`${now.name} is up again`)
+      if (this.#told) log.info(`${now.name} is up again`)
       this.#told = false
-      this.#onReturn()
+      onReturn()
     }
     if (before.index === now.index && describe(before) === describe(now)) return
     this.#current = now
-    this.#log.warn(
+    log.warn(
       `the interface for inter-host traffic changed from ${describe(before)} to ${describe(now)}; following it`,
     )
-    this.#onChange(before)
+    onChange(before)
+  }
+
+  /** Spares reading all routes of the node. Throws NetlinkError. */
+  #isAsItWas(): boolean {
+    const { rtnl } = this.#parts
+    const { index, name, mtu, address } = this.#current
+    const link = rtnl.dump(dumpLinks()).find((link) => link.index === index)
+    // A notification that was lost may have told of the wire, too.
+    this.#wireIs(link !== undefined && (link.flags & IFF_RUNNING) !== 0)
+    if (this.#trouble !== '' || link?.name !== name || link.mtu !== mtu) return false
+    return rtnl.dump(dumpAddresses({ family: 4 })).some((of) => of.index === index && of.address === address)
   }
 }
 

@@ -49,8 +49,6 @@ export interface Backend {
 export interface NetworkHooks {
   /** Handles all notifications that are queued now; they arrive through `Network.observe`. */
   readonly drain: () => void
-  /** The underlay may have changed: the interface went, came, or has another address or MTU. */
-  readonly onUnderlayChange: () => void
 }
 
 /** A node's end of the overlay, as the daemon drives it. */

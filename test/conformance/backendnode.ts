@@ -112,10 +112,7 @@ export class BackendNode {
     const underlay = underlayOf(this.op).index
     removeLeftovers({ ...this.#about, before: this.before, type: this.row.type, device, underlay })
     const lease = { subnet: subnet('10.244.0.0/24'), attributes, ttl: 86_400, modifiedIndex: 1 }
-    this.#network = await backend.start(lease, {
-      drain: () => this.#monitor.drain(),
-      onUnderlayChange: () => undefined,
-    })
+    this.#network = await backend.start(lease, { drain: () => this.#monitor.drain() })
     this.snapshot(peers)
     this.network.apply()
     this.#running = this.network.run(this.#stop.signal)

@@ -360,7 +360,6 @@ export function healingSuite(make: () => Machine): void {
       const running = start([ALICE, BOB])
       op.do(op.unlink('eth0'))
       await running.settle(SOON)
-      expect(running.underlayChanges).toBeGreaterThan(0)
       expect(op.hasLink(DEVICE)).toBe(false)
       // Nothing can be made without it: one line says so, however long it takes.
       running.forget()
@@ -378,7 +377,6 @@ export function healingSuite(make: () => Machine): void {
       for (const mtu of [1400, 1500]) {
         op.do(op.set('eth0', { mtu }))
         await running.settle(SOON)
-        expect(running.underlayChanges).toBeGreaterThan(0)
         running.network.setUnderlay(underlayOf(op))
         await running.settle(SOON)
         expect(op.link(DEVICE).mtu).toBe(mtu - 50)

@@ -121,7 +121,6 @@ export class TestNode {
   readonly logged: string[] = []
   /** Every change that was asked of the kernel, in words. */
   readonly writes: string[] = []
-  underlayChanges = 0
   /** While it is deaf, notifications are lost without a trace. */
   deaf = false
   readonly #requests: NetlinkSocket
@@ -156,9 +155,6 @@ export class TestNode {
       underlay: underlayOf(op),
       device: { name: DEVICE, vni: 1, port: 8472, gbp: false, mac: OWN_MAC, address: ip('10.244.0.0') },
       resyncPeriod: 60_000,
-      onUnderlayChange: () => {
-        this.underlayChanges++
-      },
     })
   }
 

@@ -303,8 +303,8 @@ export class FakeKernel {
     }
     const peer = attributesOf(attributesOf(data, 0).get(VETH_INFO_PEER) ?? new Uint8Array(), IFINFOMSG)
     const other = this.#links.add(text(peer.get(IFLA_IFNAME) ?? new Uint8Array()), 'veth')
-    const veth = this.#links.add(name, 'veth', { ...given, peer: other.index })
-    other.peer = veth.index
+    const veth = this.#links.add(name, 'veth', { ...given, peer: other.index, carrier: false })
+    Object.assign(other, { peer: veth.index, carrier: false })
     this.#notifyLink(other, 0)
     this.#notifyLink(veth, portId)
   }
@@ -349,6 +349,11 @@ export class FakeKernel {
 
   #setUp(link: FakeLink, up: boolean): void {
     link.up = up
+    const other = this.#links.get(link.peer)
+    if (other !== undefined) {
+      other.carrier = up
+      this.#notifyLink(other, 0)
+    }
     if (up) {
       for (const { address, length } of link.addresses) this.#addConnected(link, address, length)
     } else {

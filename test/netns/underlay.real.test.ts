@@ -164,6 +164,27 @@ describe('two nodes with pods', () => {
     await settled(lab, two, 2)
     process.stdout.write(`from a change of the interface's MTU to the last line of the answer: ${spans}\n`)
   })
+
+  test('chosen by the default route, which is gone while the MTU changes: followed as soon as it is back', async () => {
+    await node.ipBatch(['address flush dev eth0', ...addressed(lab.address(1))])
+    await one.stop()
+    const files = ['-subnet-file', one.subnetFile, '-docker-opts-file', one.dockerFile]
+    one = await lab.daemon(1, { flags: [...lab.etcd.flags, ...files, '-ip-masq'] })
+    await one.waitReady()
+    for (const mtu of [1400, 1500]) {
+      const since = one.log().length
+      await node.ip('link set eth0 down')
+      await node.ipBatch([`link set eth0 mtu ${mtu}`, 'link set eth0 up'])
+      await waitFor(() => /keeping eth0 as it was/.test(one.log().slice(since)), {
+        what: 'the trouble to be told',
+      })
+      await node.ip(`route replace default via ${lab.outside}`)
+      await settled(lab, one, 1, { mtu: mtu - 50 })
+      await podsTalk()
+      const told = complaints(since).filter((line) => /as it was|following it/.test(line))
+      expect(told, one.log().slice(since)).toHaveLength(2)
+    }
+  })
 })
 
 describe('connections to etcd that were reset while nothing could be heard are not waited for', () => {

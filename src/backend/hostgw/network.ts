@@ -44,7 +44,6 @@ class HostGwModel implements Model {
   underlay: Underlay
   readonly #rtnl: Rtnl
   readonly #log: Logger
-  readonly #onUnderlayChange: () => void
   readonly #routes: PeerRoutes
   readonly #peers: GatewayPeers
   /** Index of the interface that paths lead by, which may come again under another. */
@@ -52,11 +51,10 @@ class HostGwModel implements Model {
   /** Whether the interface can carry routes: it is up and has an address. */
   #ready = true
 
-  constructor({ rtnl, log, network, subnetLen, underlay, onUnderlayChange }: BackendContext & NetworkHooks) {
+  constructor({ rtnl, log, network, subnetLen, underlay }: BackendContext & NetworkHooks) {
     this.underlay = underlay
     this.#rtnl = rtnl
     this.#log = log
-    this.#onUnderlayChange = onUnderlayChange
     this.#index = underlay.index
     this.#routes = new PeerRoutes({
       rtnl,
@@ -105,7 +103,6 @@ class HostGwModel implements Model {
     const { index, name } = this.underlay
     const ours = value.index === index || (kind === 'link' && value.name === name)
     if (!ours) return 'nothing'
-    this.#onUnderlayChange()
     // The kernel drops the routes of an interface that goes down or loses its address, and does not say so.
     return 'entries'
   }

@@ -110,15 +110,12 @@ class IpipModel implements Model {
     if (notification.kind === 'address') {
       const { index, address } = notification.value
       if (typeof address !== 'number') return 'nothing'
-      const under = index === underlay.index
-      if (under) this.#options.onUnderlayChange()
-      return index === this.#index || (under && this.#options.directRouting) ? 'entries' : 'nothing'
+      const direct = this.#options.directRouting && index === underlay.index
+      return index === this.#index || direct ? 'entries' : 'nothing'
     }
     const { value: link, deleted } = notification
-    if (link.index === underlay.index || link.name === underlay.name) {
-      this.#options.onUnderlayChange()
-      if (this.#options.directRouting) return 'entries'
-    }
+    const under = link.index === underlay.index || link.name === underlay.name
+    if (under && this.#options.directRouting) return 'entries'
     if (link.index !== this.#index && link.name !== DEVICE) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'

@@ -188,11 +188,9 @@ class UdpModel implements Model {
     if (notification.kind === 'address') {
       const { value } = notification
       if (typeof value.address !== 'number') return 'nothing'
-      if (value.index === underlay.index) this.#options.onUnderlayChange()
       return value.index === index ? 'entries' : 'nothing'
     }
     const { value: link, deleted } = notification
-    if (link.index === underlay.index || link.name === underlay.name) this.#options.onUnderlayChange()
     if (link.index !== index) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'

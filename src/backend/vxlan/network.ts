@@ -22,8 +22,6 @@ export interface VxlanNetworkOptions extends ReconcilerOptions {
   readonly device: Omit<DeviceSpec, 'parent' | 'local' | 'mtu'>
   /** Bytes that a packet between nodes may have, if less than the interface's MTU. */
   readonly maxMtu?: number | undefined
-  /** Called when the underlay may have changed: the parent interface went, came, or has another address or MTU. */
-  readonly onUnderlayChange: () => void
 }
 
 /** Bytes that VXLAN over IPv4 adds to a packet: Ethernet 14, IPv4 20, UDP 8, VXLAN 8. */
@@ -61,7 +59,6 @@ class VxlanModel implements Model {
   device: DeviceSpec
   readonly #rtnl: Rtnl
   readonly directRouting: boolean
-  readonly #onUnderlayChange: () => void
   readonly #maxMtu: number
   readonly #tables = new Tables()
   readonly #routes: PeerRoutes
@@ -74,7 +71,6 @@ class VxlanModel implements Model {
     this.device = { ...options.device, ...this.#onUnderlay(underlay) }
     this.#rtnl = rtnl
     this.directRouting = directRouting
-    this.#onUnderlayChange = options.onUnderlayChange
     this.#links = { device: 0, parent: underlay.index }
     this.#routes = new PeerRoutes({
       rtnl,
@@ -139,14 +135,11 @@ class VxlanModel implements Model {
     if (notification.kind === 'address') {
       const { index, address } = notification.value
       if (typeof address !== 'number') return 'nothing'
-      if (index === parent) this.#onUnderlayChange()
       return index === device || (index === parent && this.directRouting) ? 'entries' : 'nothing'
     }
     const { value: link, deleted } = notification
-    if (link.index === parent || link.name === this.device.parent.name) {
-      this.#onUnderlayChange()
-      if (this.directRouting) return 'entries'
-    }
+    if (this.directRouting && (link.index === parent || link.name === this.device.parent.name))
+      return 'entries'
     if (link.index !== device && link.name !== this.device.name) return 'nothing'
     // The kernel drops the routes and neighbours of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'

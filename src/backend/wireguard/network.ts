@@ -155,15 +155,12 @@ class WireGuardModel implements Model {
 
   doubt(notification: LinkNotification): Doubt {
     const { index } = this.#device
-    const { underlay } = this
     if (notification.kind === 'address') {
       const { value } = notification
       if (typeof value.address !== 'number') return 'nothing'
-      if (value.index === underlay.index) this.#options.onUnderlayChange()
       return value.index === index ? 'entries' : 'nothing'
     }
     const { value: link, deleted } = notification
-    if (link.index === underlay.index || link.name === underlay.name) this.#options.onUnderlayChange()
     if (link.index !== index && link.name !== DEVICE) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'

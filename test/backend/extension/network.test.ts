@@ -67,7 +67,7 @@ function lease(n: number, backendData: unknown, changes: Partial<Lease['attribut
 async function start(options: Record<string, unknown>): Promise<Network> {
   const backend = await openBackend(context(options))
   const own = { ...lease(1, undefined), attributes: backend.attributes(undefined) }
-  const network = await backend.start(own, { drain: () => undefined, onUnderlayChange: () => undefined })
+  const network = await backend.start(own, { drain: () => undefined })
   running = network.run(stop.signal)
   return network
 }

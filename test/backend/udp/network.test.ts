@@ -108,7 +108,6 @@ function options(): UdpNetworkOptions {
     rtnl: new Rtnl(machine.open()),
     generic: () => new Rtnl(machine.open()),
     drain: () => monitor.drain(),
-    onUnderlayChange: () => undefined,
     log,
     clock,
     network: subnet('10.244.0.0/16'),

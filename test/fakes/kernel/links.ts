@@ -57,6 +57,7 @@ export class LinkTable {
       mac,
       txQueueLength: 1000,
       peer: 0,
+      carrier: true,
       vxlan: undefined,
       ipip: undefined,
     }

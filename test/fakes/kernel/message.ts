@@ -8,6 +8,7 @@ import {
   IFA_F_PERMANENT,
   IFA_FLAGS,
   IFA_LOCAL,
+  IFF_RUNNING,
   IFF_UP,
   IFLA_ADDRESS,
   IFLA_IFNAME,
@@ -77,6 +78,8 @@ export interface FakeLink {
   txQueueLength: number
   /** Index of a veth's other end. */
   peer: number
+  /** Of a veth: whether its other end is up. */
+  carrier: boolean
   vxlan: VxlanAttributes | undefined
   ipip: IpipAttributes | undefined
   /** IPv4 only. */
@@ -105,7 +108,7 @@ export function linkPayload(link: FakeLink): Uint8Array {
     .u8(0)
     .u16(1)
     .u32(link.index)
-    .u32(link.up ? IFF_UP : 0)
+    .u32(link.up ? IFF_UP | (link.carrier ? IFF_RUNNING : 0) : 0)
     .u32(0)
     .attributeString(IFLA_IFNAME, link.name)
     .attributeU32(IFLA_TXQLEN, link.txQueueLength)
