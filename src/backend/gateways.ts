@@ -75,15 +75,15 @@ export class GatewayPeers {
     if (!this.#peers.delete(subnetKey(subnet))) return
     this.#options.log.info(`Subnet removed: ${formatSubnet(subnet)}`)
     this.#options.routes.unwant(subnet)
-    if (this.#options.routes.left()) this.rebuild(true)
+    this.#options.routes.left()
   }
 
-  /** Looks again at how each peer is reached; `anew` also where nothing has changed. */
-  rebuild(anew = false): void {
-    for (const peer of this.#peers.values()) this.#settle(peer, false, anew)
+  /** Looks again at how each peer is reached. */
+  rebuild(): void {
+    for (const peer of this.#peers.values()) this.#settle(peer, false)
   }
 
-  #settle(peer: Peer, isNew: boolean, anew = false): void {
+  #settle(peer: Peer, isNew: boolean): void {
     const { routes, log, pathTo } = this.#options
     const { subnet, publicIP, path: before } = peer
     const path = pathTo(publicIP)
@@ -96,7 +96,7 @@ export class GatewayPeers {
     }
     if (before === undefined && !isNew) log.info(`${name} can be reached now`)
     peer.path = path
-    if (before !== undefined && samePath(before, path) && !anew) return
+    if (before !== undefined && samePath(before, path)) return
     routes.want(subnet, path)
   }
 }

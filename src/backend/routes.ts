@@ -37,6 +37,8 @@ const LOOPBACK = 1
 
 /** Plain routes up to here, nexthop objects beyond. */
 export const PLAIN_ROUTES = 1024
+/** How many go back to plain routes with each peer that leaves: all at once would have those that leave next wait 20 ms. */
+const PLAIN_AGAIN = 4
 
 /** How a peer's subnet is reached. */
 export interface Path {
@@ -65,7 +67,7 @@ export interface RouteEntries {
   readonly route: Route
   /** The route's, made once: thousands are looked up by it. */
   readonly key: string
-  readonly nexthop: Nexthop | undefined
+  readonly nexthop: (Nexthop & Path) | undefined
 }
 
 /** Pure: the route to a subnet as flannel writes it, or the same through a nexthop object. */
@@ -158,10 +160,10 @@ export class PeerRoutes {
     this.#routes.unwant(entry.key)
   }
 
-  /** A peer has left for good. Returns whether all paths should be wanted anew: few enough are left for plain routes. */
-  left(): boolean {
+  /** A peer has left for good. */
+  left(): void {
     this.#expected = this.#entries.size
-    return this.#entries.size > this.#plain && this.#few()
+    this.#goPlain(PLAIN_AGAIN)
   }
 
   /** Reads both tables whole; returns the keys that were not as believed. Throws NetlinkError. */
@@ -183,6 +185,7 @@ export class PeerRoutes {
     const ours = routes.filter((route) => this.#ownsRoute(route))
     for (const key of this.#routes.holdExactly(ours.map((route) => [routeKey(route), route])))
       surprising.push({ table: 'route', key })
+    this.#goPlain(this.#entries.size)
     return surprising
   }
 
@@ -308,6 +311,18 @@ export class PeerRoutes {
       if (this.#plain >= PLAIN_ROUTES || this.#routes.held(through.key) !== undefined) return through
     }
     return routeEntries(subnet, path, undefined)
+  }
+
+  /** Few enough peers are left for plain routes: that many more of them get one. */
+  #goPlain(count: number): void {
+    if (this.#entries.size === this.#plain || !this.#few()) return
+    let left = count
+    for (const { route, nexthop } of this.#entries.values()) {
+      if (left === 0) return
+      if (nexthop === undefined) continue
+      this.want(route.destination, nexthop)
+      left--
+    }
   }
 
   /** Far enough below the limit that going back to plain routes will not soon be undone. */

@@ -356,6 +356,33 @@ export function networkSuite(make: () => Machine): void {
       await node.settle()
       node.expectState(few.map((p): Peer => ({ ...p, kind: 'tunnel' })))
     })
+
+    it('leave one by one: each has a few routes more go back to plain ones, and the next compare the rest', async () => {
+      const peers = many(PLAIN_ROUTES + 76)
+      const node = start(peers)
+      const left = peers.slice(PLAIN_ROUTES * 0.25 + 77)
+      node.snapshot(left)
+      await node.settle()
+      const nexthops = (): number => machine.state().nexthops.length
+      // There are few from this one on.
+      expect([left.length, nexthops()]).toEqual([PLAIN_ROUTES * 0.75 - 1, 72])
+      let leaving = 0
+      for (const p of left.splice(0, 3)) {
+        node.forget()
+        node.remove(p)
+        await node.settle()
+        leaving++
+        expect(nexthops()).toBe(72 - 4 * leaving)
+        // What it had, and for each of the four a route in the place of another and an object less.
+        expect(node.writes).toHaveLength(3 + 2 * 4)
+      }
+      await node.settle(61_000)
+      node.expectState(left)
+      node.forget()
+      await node.settle(61_000)
+      expect(node.writes).toEqual([])
+      expect(node.logged).toEqual([])
+    })
   })
 
   describe('the device', () => {

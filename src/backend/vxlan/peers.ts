@@ -110,7 +110,7 @@ export class Peers {
     this.#peers.delete(key)
     this.#drop(peer)
     this.#settleMac(peer.vtep.mac)
-    if (this.#options.routes.left()) this.rebuild(this.#links)
+    this.#options.routes.left()
   }
 
   /** Wants every entry anew: the device or its parent has another index, or what is direct may have changed. */
