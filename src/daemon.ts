@@ -24,9 +24,10 @@ import {
 } from './netlink/constants.ts'
 import { NetlinkError } from './netlink/errors.ts'
 import { Monitor } from './netlink/monitor.ts'
-import { watchNftables } from './netlink/nftables.ts'
+import { getGeneration, watchNftables } from './netlink/nftables.ts'
 import {
   openGenericNetlink,
+  openNftables,
   openNftablesMonitor,
   openRtnetlink,
   openRtnetlinkMonitor,
@@ -124,11 +125,12 @@ async function startAndRun({
       clock: heart('firewall', FIREWALL_ROUND),
       log,
       resyncSeconds: options.firewallResyncSeconds,
+      generation: () => ruleset?.generation(),
     })
     seen.firewall = firewall
-    if (options.ipMasq || options.forwardRules) {
-      closing.push(watchFirewall(() => firewall.kick(), log))
-    }
+    const ruleset =
+      options.ipMasq || options.forwardRules ? openRuleset(() => firewall.kick(), log) : undefined
+    closing.push(() => ruleset?.close())
     view.phase = 'waiting for config'
     systemd.status('waiting for the network config from etcd')
     const { config, source } = await waitForConfig({ registry, signal, clock, log })
@@ -288,16 +290,38 @@ async function openEndpoints(
   return closing
 }
 
-/** Has changes of the rules noticed at once; without nf_tables, or without the right to listen, they wait for the next look. */
-function watchFirewall(onChange: () => void, log: Logger): () => void {
+interface Ruleset {
+  generation(): number | undefined
+  close(): void
+}
+
+/**
+ * Has changes of the rules noticed at once, and tells whether there were any; without nf_tables, or without the right to
+ * listen, they wait for the next look.
+ */
+function openRuleset(onChange: () => void, log: Logger): Ruleset | undefined {
   try {
     const socket = openNftablesMonitor()
+    const requests = new Rtnl(openNftables())
     watchNftables(socket, onChange)
-    return () => socket.close()
+    return {
+      generation() {
+        try {
+          return requests.get(getGeneration())
+        } catch (error) {
+          if (!(error instanceof NetlinkError)) throw error
+          return undefined
+        }
+      },
+      close() {
+        socket.close()
+        requests.close()
+      },
+    }
   } catch (error) {
     if (!(error instanceof NetlinkError)) throw error
     log.debug(`changes of firewall rules are only seen every -iptables-resync seconds: ${error.message}`)
-    return () => undefined
+    return undefined
   }
 }
 

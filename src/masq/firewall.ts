@@ -19,7 +19,7 @@ const LONGEST_TIMER = 2 ** 31 - 1
 
 /** Totals since start. */
 export interface FirewallCounters {
-  /** Complete looks at the chains. */
+  /** Looks that went well, also those that needed no more than the ruleset's generation. */
   checks: number
   /** Rounds that wrote something, the first included. */
   repairs: number
@@ -43,7 +43,10 @@ export class Firewall {
   readonly #log: Logger
   readonly #pace: Pace
   readonly #resyncSeconds: number
+  readonly #generation: () => number | undefined
 
+  /** That of the rules when a look found nothing to do. */
+  #rightAt: number | undefined
   #prepared: Prepared | undefined
   #policy: Policy | undefined
   /** Addresses whose rules are still to be cleared away; forgotten once that is done. */
@@ -62,10 +65,13 @@ export class Firewall {
     readonly log: Logger
     /** Seconds between looks; 0 or less is taken as the default, with a warning. */
     readonly resyncSeconds: number
+    /** What changes whenever nf_tables' rules do; undefined when nobody can tell. */
+    readonly generation?: () => number | undefined
   }) {
     this.#runner = parts.runner
     this.#clock = parts.clock
     this.#log = parts.log
+    this.#generation = parts.generation ?? (() => undefined)
     const usable = parts.resyncSeconds > 0
     this.#resyncSeconds = usable ? parts.resyncSeconds : DEFAULT_RESYNC_SECONDS
     this.#pace = new Pace(Math.min(this.#resyncSeconds * 1000, LONGEST_TIMER))
@@ -95,6 +101,7 @@ export class Firewall {
   update(policy: Policy): void {
     if (this.#policy) this.#previous.push(this.#policy)
     this.#policy = policy
+    this.#rightAt = undefined
     this.kick()
   }
 
@@ -143,6 +150,9 @@ export class Firewall {
   async #synchronise(policy: Policy, signal: AbortSignal | undefined): Promise<void> {
     if (!policy.masquerade && !policy.forward && !this.#previous.length) return
     const prepared = await this.#prepare(signal)
+    // Read first: what changes during the look has to be looked at again. To ask is a thousand times cheaper than to look.
+    const generation = prepared.capabilities.nft ? this.#generation() : undefined
+    if (generation !== undefined && generation === this.#rightAt) return
     const previous = [...this.#previous]
     const groups = ruleset(policy, { randomFully: prepared.capabilities.randomFully, previous })
     const states = await prepared.reader.read(groups, signal)
@@ -156,6 +166,7 @@ export class Firewall {
     this.#sayWhetherOrdered(states)
     if (plans.length) await this.#repair(plans, prepared.capabilities, signal)
     this.#previous = this.#previous.filter((p) => !previous.includes(p))
+    this.#rightAt = plans.length === 0 && policy === this.#policy ? generation : undefined
   }
 
   async #prepare(signal: AbortSignal | undefined): Promise<Prepared> {

@@ -165,6 +165,10 @@ export const NUD_PERMANENT = 0x80
 
 // linux/netfilter/nfnetlink.h: enum nfnetlink_groups
 export const NFNLGRP_NFTABLES = 7
+/** The message type of a subsystem of nfnetlink is its number, shifted, and its own type. */
+export const NFNL_SUBSYS_NFTABLES = 10 << 8
+export const NFT_MSG_GETGEN = 16
+export const NFTA_GEN_ID = 1
 
 // linux/genetlink.h
 export const GENL_ID_CTRL = 0x10

@@ -1,5 +1,32 @@
+import { AF_UNSPEC, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFTA_GEN_ID } from './constants.ts'
 import { NetlinkError } from './errors.ts'
+import type { DumpRequest } from './request.ts'
 import type { NetlinkSocket } from './socket.ts'
+import { AttributeReader, PayloadWriter } from './wire.ts'
+
+// struct nfgenmsg { __u8 nfgen_family; __u8 version; __be16 res_id; }
+const NFGEN_HDRLEN = 4
+
+/**
+ * The generation of this network namespace's ruleset, 32 bits, which every transaction of nf_tables raises, iptables-nft's
+ * included: as long as it stays, no rule has changed.
+ */
+export function getGeneration(): DumpRequest<number> {
+  return {
+    type: NFNL_SUBSYS_NFTABLES | NFT_MSG_GETGEN,
+    flags: 0,
+    payload: new PayloadWriter(NFGEN_HDRLEN).u8(AF_UNSPEC).u8(0).u16(0).finish(),
+    operation: () => 'read the generation of the nftables ruleset',
+    decode: decodeGeneration,
+  }
+}
+
+function decodeGeneration(payload: Uint8Array): number | undefined {
+  const attributes = new AttributeReader(payload, NFGEN_HDRLEN)
+  let id: number | undefined
+  while (attributes.next()) if (attributes.type === NFTA_GEN_ID) id = attributes.u32be()
+  return attributes.failed ? undefined : id
+}
 
 /**
  * Calls back when somebody changed the nftables ruleset, once for all that is queued: what changed is for the owner of

@@ -88,6 +88,11 @@ export function openRtnetlinkMonitor(
   })
 }
 
+/** A socket for requests to nf_tables. */
+export function openNftables(): NetlinkSocket {
+  return openSocket(NETLINK_NETFILTER, NFTABLES_BUFFER, () => undefined)
+}
+
 /** A socket that receives the notifications of nf_tables; iptables-nft writes through it. */
 export function openNftablesMonitor(): NetlinkSocket {
   return openSocket(NETLINK_NETFILTER, NFTABLES_BUFFER, (socket) => join(socket, NFNLGRP_NFTABLES))

@@ -283,6 +283,10 @@ export class AttributeReader {
     return this.#expect(4) ? getU32(this.#bytes, this.#value) : 0
   }
 
+  u32be(): number {
+    return this.#expect(4) ? getU32be(this.#bytes, this.#value) : 0
+  }
+
   ipv4(): Ipv4 {
     return this.#expect(4) ? getU32be(this.#bytes, this.#value) : 0
   }

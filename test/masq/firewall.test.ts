@@ -30,10 +30,10 @@ afterEach(async () => {
   await running
 })
 
-function firewall(resyncSeconds = 5): Firewall {
+function firewall(resyncSeconds = 5, generation?: () => number | undefined): Firewall {
   const at = (level: string) => (message: string) => void logged.push(`${level} ${message}`)
   const log = { trace: () => {}, debug: () => {}, info: at('I'), warn: at('W'), error: at('E') }
-  return new Firewall({ runner: kernel.run, clock, log, resyncSeconds })
+  return new Firewall({ runner: kernel.run, clock, log, resyncSeconds, ...(generation && { generation }) })
 }
 
 async function started(resyncSeconds?: number): Promise<Firewall> {
@@ -113,6 +113,77 @@ describe('while running', () => {
     await clock.advance(60_000)
     expect(commands().slice(before)).toEqual(Array(12).fill('iptables-save'))
     expect(wall.counters).toEqual({ checks: 13, repairs: 1, failures: 0 })
+  })
+
+  describe('by the generation of the ruleset', () => {
+    let generation: number | undefined
+    let asked: number
+    const startedBy = async (): Promise<Firewall> => {
+      ;[generation, asked] = [7, 0]
+      const wall = firewall(5, () => {
+        asked++
+        return generation
+      })
+      await wall.start(policy, undefined, stop.signal)
+      // Our own write was a change as any other.
+      generation = 8
+      running = wall.run(stop.signal)
+      await clock.advance(5_000)
+      kernel.calls.length = 0
+      return wall
+    }
+
+    it('runs no program as long as nothing has changed', async () => {
+      const wall = await startedBy()
+      const before = { ...wall.counters, asked }
+      await clock.advance(60_000)
+      expect(commands()).toEqual([])
+      expect(asked).toBe(before.asked + 12)
+      expect(wall.counters).toEqual({ checks: before.checks + 12, repairs: 1, failures: 0 })
+    })
+
+    it('looks until a look has found nothing to do', async () => {
+      await startedBy()
+      kernel.chain(NAT).splice(1, 1)
+      generation = 9
+      await clock.advance(5_000)
+      expect(inPlace()).toBe(true)
+      await clock.advance(5_000)
+      expect(commands()).toEqual(['iptables-save', 'iptables-restore --noflush -w 5', 'iptables-save'])
+    })
+
+    it('looks again when something changes during a look', async () => {
+      await startedBy()
+      kernel.delay = async () => {
+        generation = 10
+      }
+      generation = 9
+      await clock.advance(5_000)
+      kernel.delay = undefined
+      await clock.advance(10_000)
+      expect(commands()).toEqual(['iptables-save', 'iptables-save'])
+    })
+
+    it('looks every time when nobody can tell, and when the rules are not those of nf_tables', async () => {
+      await startedBy()
+      generation = undefined
+      await clock.advance(15_000)
+      expect(commands()).toEqual(Array(3).fill('iptables-save'))
+      stop.abort()
+      await running
+      stop = new AbortController()
+      kernel.version = 'iptables v1.8.9 (legacy)\n'
+      await startedBy()
+      await clock.advance(15_000)
+      expect(commands().filter((command) => command.startsWith('iptables-save'))).toHaveLength(3)
+    })
+
+    it('takes in another policy at once', async () => {
+      const wall = await startedBy()
+      wall.update({ ...policy, subnet: subnet('10.5.99.0/24') })
+      await clock.advance(100)
+      expect(commands()).toEqual(['iptables-save', 'iptables-restore --noflush -w 5'])
+    })
   })
 
   it('repairs within a period', async () => {
