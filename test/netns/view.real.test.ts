@@ -102,6 +102,7 @@ describe('flanneld status', () => {
       'lease watch',
       'reconciler',
       'status line',
+      'underlay',
     ])
     expect(all.loops.filter(({ stuck }) => stuck)).toEqual([])
   })
