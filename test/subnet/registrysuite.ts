@@ -298,7 +298,9 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
         store.wipe()
         await store.start()
         await raw('PUT', `${PREFIX}/config`, { value: '{}' })
-        for (let i = 0; i < writes; i++) await put('10.9.0.0-24', VALUE)
+        // Never the very lease that was seen last, at the very index: nobody could tell such a store from the one that was lost.
+        const value = VALUE.replace(/\d+"/, `${writes}"`)
+        for (let i = 0; i < writes; i++) await put('10.9.0.0-24', value)
         await until('the new snapshot', () => results.some(({ kind }) => kind === 'snapshot'))
         await until('the lease', () =>
           results.some((result) => (result.kind === 'snapshot' ? result.leases : result.events).length > 0),
