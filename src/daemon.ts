@@ -222,11 +222,14 @@ async function startAndRun({
       ...{ rtnl, log, network, subnetLen, before },
       ...{ type: config.backendType, device: backend.device, underlay: current.index },
     })
-    overlay = await backend.start(lease, { drain: () => monitor.drain() })
-    seen.network = overlay
-    const parts = { options, log, clock, systemd, view, rtnl, registry, config, keeper, firewall, underlay }
     const memory = new Memory(trim)
     closing.push(() => memory.close())
+    overlay = await backend.start(lease, {
+      drain: () => monitor.drain(),
+      compared: (entries) => memory.used(entries),
+    })
+    seen.network = overlay
+    const parts = { options, log, clock, systemd, view, rtnl, registry, config, keeper, firewall, underlay }
     node = new Node({ ...parts, configWatch, network: overlay, memory })
     view.phase = 'running'
     const { network: oldNetwork, subnet: oldSubnet } = previous

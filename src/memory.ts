@@ -1,9 +1,10 @@
 /**
  * Gives back what a burst leaves behind.
  *
- * A first snapshot of a thousand leases, or two thousand joins, leave a heap sized for them: V8 grows its young generation,
- * the compilers' scratch memory stays with malloc, and none of it returns by itself while the daemon idles. So when a
- * burst has been quiet for a moment, the heap is collected once and what is free goes back to the kernel.
+ * A first snapshot of a thousand leases, two thousand joins, or a full compare of thousands of entries leave a heap sized for
+ * them: V8 grows its young generation, the compilers' scratch memory stays with malloc, and none of it returns by itself while
+ * the daemon idles. So when a burst has been quiet for a moment, the heap is collected once and what is free goes back to the
+ * kernel.
  */
 export class Memory {
   readonly #trim: () => void
@@ -16,9 +17,9 @@ export class Memory {
     this.#trim = trim
   }
 
-  /** So many leases were taken in. */
-  used(leases: number): void {
-    this.#used += leases
+  /** So many leases or kernel entries were taken in. */
+  used(count: number): void {
+    this.#used += count
     if (this.#used < BURST) return
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => void this.#release(), QUIET)
@@ -45,7 +46,7 @@ export class Memory {
   }
 }
 
-/** Leases that make a burst. */
+/** Leases and entries that make a burst. */
 const BURST = 500
 /** Milliseconds without another. */
 const QUIET = 1000

@@ -49,6 +49,8 @@ export interface Backend {
 export interface NetworkHooks {
   /** Handles all notifications that are queued now; they arrive through `Network.observe`. */
   readonly drain: () => void
+  /** So many entries were read from the kernel and compared. */
+  readonly compared?: (entries: number) => void
 }
 
 /** A node's end of the overlay, as the daemon drives it. */

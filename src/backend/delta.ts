@@ -20,6 +20,7 @@ export class DeltaTracker<K, E, W extends E = E> {
   readonly #differing = new Set<Row<K, E, W>>()
   #wanted = 0
   #held = 0
+  #dumps = 0
 
   constructor(same: (a: E, b: E) => boolean) {
     this.#same = same
@@ -42,14 +43,7 @@ export class DeltaTracker<K, E, W extends E = E> {
 
   /** The kernel holds this entry. Returns whether that was news. */
   hold(key: K, entry: E): boolean {
-    const row = this.#row(key)
-    const before = row.held
-    if (before === undefined) this.#held++
-    // Of two equal objects one is kept: a dump of thousands would double what is remembered.
-    const { wanted } = row
-    row.held = wanted !== undefined && this.#same(wanted, entry) ? wanted : entry
-    this.#compare(row)
-    return before === undefined || !this.#same(before, entry)
+    return this.#hold(this.#row(key), entry)
   }
 
   /** The kernel holds nothing under this key. Returns whether that was news. */
@@ -63,18 +57,21 @@ export class DeltaTracker<K, E, W extends E = E> {
   }
 
   /** A complete dump: what it lacks is not held. Returns the keys whose held entry was not as believed. */
-  holdExactly(entries: Iterable<readonly [K, E]>): K[] {
+  holdExactly(entries: Iterable<E>, keyOf: (entry: E) => K): K[] {
     const surprising: K[] = []
-    const seen = new Set<K>()
-    for (const [key, entry] of entries) {
-      seen.add(key)
-      if (this.hold(key, entry)) surprising.push(key)
+    const dump = ++this.#dumps
+    let seen = 0
+    for (const entry of entries) {
+      const row = this.#row(keyOf(entry))
+      if (row.dump !== dump) seen++
+      row.dump = dump
+      if (this.#hold(row, entry)) surprising.push(row.key)
     }
-    if (seen.size === this.#held) return surprising
-    for (const { key, held } of this.#rows.values()) {
-      if (held !== undefined && !seen.has(key)) {
-        this.lose(key)
-        surprising.push(key)
+    if (seen === this.#held) return surprising
+    for (const row of this.#rows.values()) {
+      if (row.held !== undefined && row.dump !== dump) {
+        this.lose(row.key)
+        surprising.push(row.key)
       }
     }
     return surprising
@@ -121,10 +118,20 @@ export class DeltaTracker<K, E, W extends E = E> {
   #row(key: K): Row<K, E, W> {
     let row = this.#rows.get(key)
     if (row === undefined) {
-      row = { key, wanted: undefined, held: undefined, differs: false }
+      row = { key, wanted: undefined, held: undefined, differs: false, dump: 0 }
       this.#rows.set(key, row)
     }
     return row
+  }
+
+  #hold(row: Row<K, E, W>, entry: E): boolean {
+    const before = row.held
+    if (before === undefined) this.#held++
+    // Of two equal objects one is kept: a dump of thousands would double what is remembered.
+    const { wanted } = row
+    row.held = wanted !== undefined && this.#same(wanted, entry) ? wanted : entry
+    this.#compare(row)
+    return before === undefined || (before !== row.held && !this.#same(before, entry))
   }
 
   #compare(row: Row<K, E, W>): void {
@@ -145,4 +152,6 @@ interface Row<K, E, W> {
   held: E | undefined
   /** Whether it is among the differing. */
   differs: boolean
+  /** The number of the last dump that showed it. */
+  dump: number
 }

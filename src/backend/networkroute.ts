@@ -56,7 +56,7 @@ export class NetworkRoute {
     const ours = this.#options.rtnl
       .dump(dumpRoutes({ table: RT_TABLE_MAIN }))
       .filter((route) => this.#owns(route))
-    const surprising = this.#routes.holdExactly(ours.map((route) => [routeKey(route), route]))
+    const surprising = this.#routes.holdExactly(ours, routeKey)
     return surprising.map((key) => ({ table: 'route', key }))
   }
 

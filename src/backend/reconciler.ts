@@ -34,6 +34,8 @@ export interface ReconcilerOptions {
   readonly rtnl: Rtnl
   /** Handles all notifications that are queued now; they arrive through `observe`. */
   readonly drain: () => void
+  /** So many entries were read and compared. */
+  readonly compared?: (entries: number) => void
   readonly log: Logger
   readonly clock: Clock
   /** Milliseconds between full compares. */
@@ -315,6 +317,7 @@ export class Reconciler {
     this.#lastLoad = this.#options.clock.now()
     const took = this.#lastLoad - begin
     this.#compares.add(took)
+    this.#options.compared?.(Object.values(this.#model.counts()).reduce((sum, { held }) => sum + held, 0))
     this.#lastCompare = { at: begin, took, entries: surprising.length }
     if (this.#lostWithDevice) this.#surprising = surprising
     else if (this.#snapshotSeen) for (const key of surprising) this.#disturbed.found(idOf(key))

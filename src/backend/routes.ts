@@ -172,7 +172,7 @@ export class PeerRoutes {
     const surprising: TableKey[] = []
     if (this.#supported) {
       const objects = rtnl.dump(dumpNexthops({})).filter((n) => this.#ownsNexthop(n))
-      for (const key of this.#nexthops.holdExactly(objects.map((n) => [n.id, n])))
+      for (const key of this.#nexthops.holdExactly(objects, ({ id }) => id))
         surprising.push({ table: 'nexthop', key })
     }
     const routes = rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))
@@ -183,8 +183,7 @@ export class PeerRoutes {
       this.#noteOther(route, false)
     }
     const ours = routes.filter((route) => this.#ownsRoute(route))
-    for (const key of this.#routes.holdExactly(ours.map((route) => [routeKey(route), route])))
-      surprising.push({ table: 'route', key })
+    for (const key of this.#routes.holdExactly(ours, routeKey)) surprising.push({ table: 'route', key })
     this.#goPlain(this.#entries.size)
     return surprising
   }

@@ -95,15 +95,15 @@ export function dumpAddresses(of: { readonly family: 4 | 6; readonly index?: num
 }
 
 /** RTM_NEWADDR or RTM_DELADDR; undefined when it cannot be read. */
-export function decodeAddress(payload: Uint8Array): Address | undefined {
-  const attributes = new AttributeReader(payload, IFADDRMSG)
-  const [family, length = 0, shortFlags = 0, scope = 0] = payload
+export function decodeAddress(bytes: Uint8Array, start = 0, end = bytes.length): Address | undefined {
+  const attributes = new AttributeReader(bytes, start + IFADDRMSG, end)
+  const family = bytes[start]
   if (attributes.failed || (family !== AF_INET && family !== AF_INET6)) return undefined
   let local: IpAddress | undefined
   let address: IpAddress | undefined
   let broadcast: IpAddress | undefined
   let label: string | undefined
-  let flags = shortFlags
+  let flags = bytes[start + 2] ?? 0
   while (attributes.next()) {
     switch (attributes.type) {
       case IFA_LOCAL:
@@ -127,5 +127,6 @@ export function decodeAddress(payload: Uint8Array): Address | undefined {
   }
   const own = local ?? address
   if (attributes.failed || own === undefined) return undefined
-  return { index: getU32(payload, 4), address: own, length, scope, label, flags, broadcast }
+  const [length = 0, scope = 0] = [bytes[start + 1], bytes[start + 3]]
+  return { index: getU32(bytes, start + 4), address: own, length, scope, label, flags, broadcast }
 }

@@ -24,7 +24,7 @@ import { errnoName, NetlinkError } from './errors.ts'
 import type { DumpRequest, NetlinkRequest } from './request.ts'
 import type { NetlinkSocket } from './socket.ts'
 import { noTrace, type Tracing, traceDatagram } from './trace.ts'
-import { align, NLMSG_HDRLEN, readMessages, setU16, writeHeader } from './wire.ts'
+import { align, MessageReader, NLMSG_HDRLEN, setU16, writeHeader } from './wire.ts'
 
 const CHUNK = 64 << 10
 
@@ -100,13 +100,17 @@ export class Rtnl {
 
   /** The one answer to a question. Throws a NetlinkError when the kernel refuses, or the answer cannot be read. */
   get<T>(request: DumpRequest<T>): T {
-    for (const message of this.#ask(request)) {
-      if (message.type === NLMSG_ERROR) this.#check(request, decodeError(message))
-      const value = request.decode(message.payload)
-      if (value === undefined) throw new NetlinkError(request.operation(), EBADMSG)
-      return value
-    }
-    throw new NetlinkError(request.operation(), ENOBUFS, LOST)
+    let ack: Ack | undefined
+    let value: T | undefined
+    const answered = this.#ask(request, (message) => {
+      if (message.type === NLMSG_ERROR) ack = decodeError(message)
+      else value = request.decode(message.bytes, message.start, message.end)
+      return true
+    })
+    if (!answered) throw new NetlinkError(request.operation(), ENOBUFS, LOST)
+    if (ack !== undefined) this.#check(request, ack)
+    if (value === undefined) throw new NetlinkError(request.operation(), EBADMSG)
+    return value
   }
 
   /** Sends the requests from `first` on that fit into one datagram, and returns how many those were. */
@@ -171,7 +175,7 @@ export class Rtnl {
         continue
       }
       if (datagram === undefined) return unknown ?? lost
-      for (const message of readMessages(datagram)) {
+      for (const message = new MessageReader(datagram); message.next(); ) {
         const index = (message.sequence - firstSequence) >>> 0
         if (message.type !== NLMSG_ERROR || index >= count) continue
         const ack = decodeError(message)
@@ -188,22 +192,28 @@ export class Rtnl {
     this.counters.dumps++
     const entries: T[] = []
     let interrupted = false
-    for (const message of this.#ask(request)) {
+    let ack: Ack | undefined
+    this.#ask(request, (message) => {
       if ((message.flags & NLM_F_DUMP_INTR) !== 0) interrupted = true
-      if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
-        const ack = message.type === NLMSG_ERROR ? decodeError(message) : decodeDone(message)
-        if (request.none !== undefined && errnoName(ack.errno) === request.none) return []
-        this.#check(request, ack)
-        return interrupted ? undefined : entries
+      if (message.type === NLMSG_ERROR) ack = decodeError(message)
+      else if (message.type === NLMSG_DONE) ack = decodeDone(message)
+      else {
+        const entry = request.decode(message.bytes, message.start, message.end)
+        if (entry !== undefined) entries.push(entry)
       }
-      const entry = request.decode(message.payload)
-      if (entry !== undefined) entries.push(entry)
-    }
-    throw new NetlinkError(request.operation(), ENOBUFS, LOST)
+      return ack !== undefined
+    })
+    if (ack === undefined) throw new NetlinkError(request.operation(), ENOBUFS, LOST)
+    if (request.none !== undefined && errnoName(ack.errno) === request.none) return []
+    this.#check(request, ack)
+    return interrupted ? undefined : entries
   }
 
-  /** Sends a question and yields the messages of its answer for as long as there are any. */
-  *#ask({ type, flags, payload, operation }: NetlinkRequest) {
+  /** Sends a question, and takes the messages of its answer until `take` says that it was the last. Returns whether it did. */
+  #ask(
+    { type, flags, payload, operation }: NetlinkRequest,
+    take: (message: MessageReader) => boolean,
+  ): boolean {
     const sequence = this.#nextSequence()
     const length = NLMSG_HDRLEN + payload.length
     writeHeader(this.#chunk, 0, { type, flags: flags | NLM_F_REQUEST, sequence, portId: 0 }, payload.length)
@@ -211,13 +221,14 @@ export class Rtnl {
     try {
       this.#send(this.#chunk.subarray(0, length))
       for (let datagram = this.#receive(); datagram !== undefined; datagram = this.#receive()) {
-        for (const message of readMessages(datagram)) {
+        for (const message = new MessageReader(datagram); message.next(); ) {
           // What is left of an earlier exchange that broke off has another number.
           if (message.sequence !== sequence || message.type === NLMSG_NOOP || message.type === NLMSG_OVERRUN)
             continue
-          yield message
+          if (take(message)) return true
         }
       }
+      return false
     } catch (error) {
       const { errno, kernelMessage } = asNetlinkError(error)
       // The kernel takes no further dump before this one is read to its end.

@@ -93,9 +93,9 @@ export function dumpFdb({ index }: { readonly index: number }): DumpRequest<FdbE
 }
 
 /** RTM_NEWNEIGH or RTM_DELNEIGH of family AF_BRIDGE; undefined when it cannot be read or is of another family. */
-export function decodeFdbEntry(payload: Uint8Array): FdbEntry | undefined {
-  const attributes = new AttributeReader(payload, NDMSG)
-  if (attributes.failed || payload[0] !== AF_BRIDGE) return undefined
+export function decodeFdbEntry(bytes: Uint8Array, start = 0, end = bytes.length): FdbEntry | undefined {
+  const attributes = new AttributeReader(bytes, start + NDMSG, end)
+  if (attributes.failed || bytes[start] !== AF_BRIDGE) return undefined
   let mac: MacAddress | undefined
   let destination: Ipv4 | undefined
   let port: number | undefined
@@ -117,6 +117,7 @@ export function decodeFdbEntry(payload: Uint8Array): FdbEntry | undefined {
     }
   }
   if (attributes.failed || mac === undefined) return undefined
-  const state = getU16(payload, 8)
-  return { index: getU32(payload, 4), mac, destination, state, flags: payload[10] ?? 0, port, vni }
+  const state = getU16(bytes, start + 8)
+  const flags = bytes[start + 10] ?? 0
+  return { index: getU32(bytes, start + 4), mac, destination, state, flags, port, vni }
 }

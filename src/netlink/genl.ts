@@ -25,8 +25,8 @@ export function getFamily(name: string): DumpRequest<number> {
   }
 }
 
-function decodeFamily(payload: Uint8Array): number | undefined {
-  const attributes = new AttributeReader(payload, GENL_HDRLEN)
+function decodeFamily(bytes: Uint8Array, start = 0, end = bytes.length): number | undefined {
+  const attributes = new AttributeReader(bytes, start + GENL_HDRLEN, end)
   let id: number | undefined
   while (attributes.next()) if (attributes.type === CTRL_ATTR_FAMILY_ID) id = attributes.u16()
   return attributes.failed ? undefined : id

@@ -296,12 +296,12 @@ export function dumpLinks(): DumpRequest<Link> {
 }
 
 /** RTM_NEWLINK or RTM_DELLINK; undefined when it cannot be read, or is a bridge's word about its port. */
-export function decodeLink(payload: Uint8Array): Link | undefined {
-  const attributes = new AttributeReader(payload, IFINFOMSG)
-  if (attributes.failed || payload[0] !== AF_UNSPEC) return undefined
-  const flags = getU32(payload, 8)
+export function decodeLink(bytes: Uint8Array, start = 0, end = bytes.length): Link | undefined {
+  const attributes = new AttributeReader(bytes, start + IFINFOMSG, end)
+  if (attributes.failed || bytes[start] !== AF_UNSPEC) return undefined
+  const flags = getU32(bytes, start + 8)
   const link: { -readonly [K in keyof Link]: Link[K] } = {
-    index: getU32(payload, 4),
+    index: getU32(bytes, start + 4),
     name: '',
     kind: undefined,
     up: (flags & IFF_UP) !== 0,

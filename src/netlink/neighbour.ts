@@ -95,9 +95,9 @@ function family(address: IpAddress): number {
 }
 
 /** RTM_NEWNEIGH or RTM_DELNEIGH; undefined when it cannot be read or is of neither IPv4 nor IPv6. */
-export function decodeNeighbour(payload: Uint8Array): Neighbour | undefined {
-  const attributes = new AttributeReader(payload, NDMSG)
-  const family = payload[0] ?? AF_UNSPEC
+export function decodeNeighbour(bytes: Uint8Array, start = 0, end = bytes.length): Neighbour | undefined {
+  const attributes = new AttributeReader(bytes, start + NDMSG, end)
+  const family = bytes[start] ?? AF_UNSPEC
   if (attributes.failed || (family !== AF_INET && family !== AF_INET6)) return undefined
   let address: IpAddress | undefined
   let mac: MacAddress | undefined
@@ -112,5 +112,6 @@ export function decodeNeighbour(payload: Uint8Array): Neighbour | undefined {
     }
   }
   if (attributes.failed || address === undefined) return undefined
-  return { index: getU32(payload, 4), address, mac, state: getU16(payload, 8), flags: payload[10] ?? 0 }
+  const flags = bytes[start + 10] ?? 0
+  return { index: getU32(bytes, start + 4), address, mac, state: getU16(bytes, start + 8), flags }
 }

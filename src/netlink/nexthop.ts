@@ -79,8 +79,8 @@ export function dumpNexthops({ oif }: { readonly oif?: number } = {}): DumpReque
 }
 
 /** RTM_NEWNEXTHOP or RTM_DELNEXTHOP; undefined when it cannot be read. */
-export function decodeNexthop(payload: Uint8Array): Nexthop | undefined {
-  const attributes = new AttributeReader(payload, NHMSG)
+export function decodeNexthop(bytes: Uint8Array, start = 0, end = bytes.length): Nexthop | undefined {
+  const attributes = new AttributeReader(bytes, start + NHMSG, end)
   if (attributes.failed) return undefined
   let id: number | undefined
   let gateway: Ipv4 | undefined
@@ -99,5 +99,6 @@ export function decodeNexthop(payload: Uint8Array): Nexthop | undefined {
     }
   }
   if (attributes.failed || id === undefined) return undefined
-  return { id, gateway, oif, onlink: (getU32(payload, 4) & RTNH_F_ONLINK) !== 0, protocol: payload[2] ?? 0 }
+  const onlink = (getU32(bytes, start + 4) & RTNH_F_ONLINK) !== 0
+  return { id, gateway, oif, onlink, protocol: bytes[start + 2] ?? 0 }
 }

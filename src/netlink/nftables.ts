@@ -21,8 +21,8 @@ export function getGeneration(): DumpRequest<number> {
   }
 }
 
-function decodeGeneration(payload: Uint8Array): number | undefined {
-  const attributes = new AttributeReader(payload, NFGEN_HDRLEN)
+function decodeGeneration(bytes: Uint8Array, start = 0, end = bytes.length): number | undefined {
+  const attributes = new AttributeReader(bytes, start + NFGEN_HDRLEN, end)
   let id: number | undefined
   while (attributes.next()) if (attributes.type === NFTA_GEN_ID) id = attributes.u32be()
   return attributes.failed ? undefined : id

@@ -14,17 +14,22 @@ export interface NetlinkRequest {
 export interface DumpRequest<T> extends NetlinkRequest {
   /** The errno with which the kernel says "there are none", such as ENOENT for a routing table not yet made. */
   readonly none?: string
-  /** Undefined for an entry of another kind, and for one that cannot be read. Never throws. */
-  decode(payload: Uint8Array): T | undefined
+  readonly decode: Decode<T>
 }
+
+/**
+ * Reads the entry whose payload is `bytes` from `start` to `end`, all of them unless told. Undefined for an entry of another
+ * kind, and for one that cannot be read. Never throws.
+ */
+export type Decode<T> = (bytes: Uint8Array, start?: number, end?: number) => T | undefined
 
 /**
  * A decoder that passes only what `matches`. The kernel filters dumps, but before Linux 4.20 it ignored some
  * filters without a word; what is not asked for must not be taken for ours.
  */
-export function only<T>(decode: (payload: Uint8Array) => T | undefined, matches: (entry: T) => boolean) {
-  return (payload: Uint8Array): T | undefined => {
-    const entry = decode(payload)
+export function only<T>(decode: Decode<T>, matches: (entry: T) => boolean): Decode<T> {
+  return (bytes, start, end) => {
+    const entry = decode(bytes, start, end)
     return entry !== undefined && matches(entry) ? entry : undefined
   }
 }

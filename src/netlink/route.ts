@@ -175,13 +175,13 @@ export function getRoute(address: Ipv4): DumpRequest<Route> {
 }
 
 /** RTM_NEWROUTE or RTM_DELROUTE; undefined when it cannot be read or is not of IPv4. */
-export function decodeRoute(payload: Uint8Array): Route | undefined {
-  const attributes = new AttributeReader(payload, RTMSG)
-  const [family, length = 0, , tos = 0, shortTable = 0, protocol = 0, scope = 0, type = 0] = payload
-  if (attributes.failed || family !== AF_INET || length > 32) return undefined
-  const flags = getU32(payload, 8)
+export function decodeRoute(bytes: Uint8Array, start = 0, end = bytes.length): Route | undefined {
+  const attributes = new AttributeReader(bytes, start + RTMSG, end)
+  const length = bytes[start + 1] ?? 0
+  if (attributes.failed || bytes[start] !== AF_INET || length > 32) return undefined
+  const flags = getU32(bytes, start + 8)
   let address = 0
-  let table = shortTable
+  let table = bytes[start + 4] ?? 0
   let metric = 0
   let gateway: Ipv4 | undefined
   let nexthopId: number | undefined
@@ -221,10 +221,10 @@ export function decodeRoute(payload: Uint8Array): Route | undefined {
   return {
     destination: { address, length },
     table,
-    protocol,
-    scope,
-    type,
-    tos,
+    protocol: bytes[start + 5] ?? 0,
+    scope: bytes[start + 6] ?? 0,
+    type: bytes[start + 7] ?? 0,
+    tos: bytes[start + 3] ?? 0,
     metric,
     gateway,
     nexthopId,

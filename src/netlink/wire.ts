@@ -53,19 +53,52 @@ export function encodeMessage(message: NetlinkMessage): Uint8Array {
   return bytes
 }
 
-/** The messages of a datagram, in order. Payloads are views of it. Stops at the first impossible length. */
+/**
+ * Walks the messages of a datagram, in order, up to the first impossible length; its fields are those of the current one, whose
+ * payload is `bytes` from `start` to `end`.
+ *
+ *     for (const reader = new MessageReader(datagram); reader.next(); ) decode(reader.bytes, reader.start, reader.end)
+ */
+export class MessageReader implements NetlinkMessage {
+  readonly bytes: Uint8Array
+  type = 0
+  flags = 0
+  sequence = 0
+  portId = 0
+  start = 0
+  end = 0
+  #next = 0
+
+  constructor(datagram: Uint8Array) {
+    this.bytes = datagram
+  }
+
+  next(): boolean {
+    const { bytes } = this
+    const at = this.#next
+    if (at + NLMSG_HDRLEN > bytes.length) return false
+    const length = getU32(bytes, at)
+    if (length < NLMSG_HDRLEN || length > bytes.length - at) return false
+    this.type = getU16(bytes, at + 4)
+    this.flags = getU16(bytes, at + 6)
+    this.sequence = getU32(bytes, at + 8)
+    this.portId = getU32(bytes, at + 12)
+    this.start = at + NLMSG_HDRLEN
+    this.end = at + length
+    this.#next = at + align(length)
+    return true
+  }
+
+  get payload(): Uint8Array {
+    return this.bytes.subarray(this.start, this.end)
+  }
+}
+
+/** The messages of a datagram, for where there are few. Payloads are views of it. */
 export function* readMessages(datagram: Uint8Array): Generator<NetlinkMessage, void, undefined> {
-  for (let offset = 0; offset + NLMSG_HDRLEN <= datagram.length; ) {
-    const length = getU32(datagram, offset)
-    if (length < NLMSG_HDRLEN || length > datagram.length - offset) return
-    yield {
-      type: getU16(datagram, offset + 4),
-      flags: getU16(datagram, offset + 6),
-      sequence: getU32(datagram, offset + 8),
-      portId: getU32(datagram, offset + 12),
-      payload: datagram.subarray(offset + NLMSG_HDRLEN, offset + length),
-    }
-    offset += align(length)
+  for (const reader = new MessageReader(datagram); reader.next(); ) {
+    const { type, flags, sequence, portId, payload } = reader
+    yield { type, flags, sequence, portId, payload }
   }
 }
 

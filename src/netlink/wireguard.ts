@@ -189,8 +189,8 @@ export function peersOf(parts: readonly WireGuardPart[]): ConfiguredPeer[] {
 }
 
 /** Undefined when it cannot be read. */
-export function decodeWireGuard(payload: Uint8Array): WireGuardPart | undefined {
-  const attributes = new AttributeReader(payload, GENL_HDRLEN)
+export function decodeWireGuard(bytes: Uint8Array, start = 0, end = bytes.length): WireGuardPart | undefined {
+  const attributes = new AttributeReader(bytes, start + GENL_HDRLEN, end)
   let publicKey: WireGuardKey | undefined
   let listenPort = 0
   const peers: ConfiguredPeer[] = []

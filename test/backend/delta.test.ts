@@ -34,12 +34,16 @@ describe('DeltaTracker', () => {
     t.hold('gone', 1)
     t.hold('same', 2)
     t.hold('changed', 3)
-    const dump: [string, number][] = [
-      ['same', 2],
-      ['changed', 4],
-      ['new', 5],
-    ]
-    expect(t.holdExactly(dump).sort()).toEqual(['changed', 'gone', 'new'])
+    const keys = new Map([
+      [2, 'same'],
+      [4, 'changed'],
+      [5, 'new'],
+    ])
+    expect(t.holdExactly(keys.keys(), (entry) => keys.get(entry) ?? '').sort()).toEqual([
+      'changed',
+      'gone',
+      'new',
+    ])
     expect(t.counts.held).toBe(3)
   })
 
@@ -68,7 +72,7 @@ describe('DeltaTracker', () => {
             t.lose(key)
             held.delete(key)
           } else {
-            t.holdExactly([[key, value]])
+            t.holdExactly([value], () => key)
             held.clear()
             held.set(key, value)
           }

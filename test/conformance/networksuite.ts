@@ -385,6 +385,14 @@ export function networkSuite(make: () => Machine): void {
     })
   })
 
+  it('tells of each full compare how many entries it has read', async () => {
+    const node = start([ALICE, BOB])
+    node.compared.length = 0
+    await node.settle(181_000)
+    // Of each peer a route, a neighbour and an FDB entry.
+    expect(node.compared).toEqual([6, 6, 6])
+  })
+
   describe('the device', () => {
     const parent = () => op.link('eth0').index
     const made = (given: Parameters<Operator['vxlan']>[1] = {}) =>

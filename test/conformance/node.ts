@@ -121,6 +121,8 @@ export class TestNode {
   readonly logged: string[] = []
   /** Every change that was asked of the kernel, in words. */
   readonly writes: string[] = []
+  /** How many entries each full compare has read. */
+  readonly compared: number[] = []
   /** While it is deaf, notifications are lost without a trace. */
   deaf = false
   readonly #requests: NetlinkSocket
@@ -147,6 +149,7 @@ export class TestNode {
     this.network = new VxlanNetwork({
       rtnl: new Rtnl(this.#requests),
       drain: () => this.#monitor.drain(),
+      compared: (entries) => this.compared.push(entries),
       log: this.#logger(),
       clock: this.clock,
       network: NETWORK,

@@ -161,6 +161,20 @@ describe.each(nouns)('no bytes make the decoder of a $noun throw or hang', ({ de
     )
   })
 
+  it('valid ones: they read the same wherever in a datagram they lie', () => {
+    fc.assert(
+      fc.property(
+        valid,
+        fc.uint8Array({ maxLength: 20 }),
+        fc.uint8Array({ maxLength: 20 }),
+        (bytes, before, after) => {
+          const datagram = Buffer.concat([before, bytes, after])
+          expect(decode(datagram, before.length, before.length + bytes.length)).toEqual(decode(bytes))
+        },
+      ),
+    )
+  })
+
   it('mutated ones', () => {
     const changes = fc.array(fc.tuple(fc.nat(), any.u8), { minLength: 1, maxLength: 4 })
     fc.assert(

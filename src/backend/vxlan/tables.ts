@@ -26,9 +26,9 @@ export class Tables {
     const fdb = rtnl.dump(dumpFdb({ index: links.device })).filter((f) => ownsFdbEntry(f, links))
     return [
       ...this.neighbours
-        .holdExactly(neighbours.map((n) => [neighbourKey(n), n]))
+        .holdExactly(neighbours, neighbourKey)
         .map((key) => ({ table: 'neighbour' as const, key })),
-      ...this.fdb.holdExactly(fdb.map((f) => [fdbKey(f), f])).map((key) => ({ table: 'fdb' as const, key })),
+      ...this.fdb.holdExactly(fdb, fdbKey).map((key) => ({ table: 'fdb' as const, key })),
     ]
   }
 

@@ -145,7 +145,7 @@ class WireGuardModel implements Model {
   load(): TableKey[] {
     const held = peersOf(this.#generic.dump(dumpWireGuard(this.#device))).map((peer) => this.#asHeld(peer))
     const { table } = this.#peers
-    const surprising = table.holdExactly(held.map((peer) => [peer.publicKey, peer]))
+    const surprising = table.holdExactly(held, ({ publicKey }) => publicKey)
     return [...surprising.map((key) => ({ table: 'peer' as const, key })), ...this.#route.load()]
   }
 
