@@ -30,7 +30,7 @@ export function buildBinary(architecture: Architecture, target: string): void {
     output: 'blob',
     disableExperimentalSEAWarning: true,
     // A NODE_OPTIONS that is meant for other programs is none of the daemon's business.
-    execArgv: ['--max-semi-space-size=4'],
+    execArgv: ['--max-semi-space-size=4', '--v8-pool-size=1'],
     execArgvExtension: 'none',
     assets: Object.fromEntries(assets.map((name) => [name, name])),
   }

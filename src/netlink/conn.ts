@@ -27,6 +27,8 @@ import { noTrace, type Tracing, traceDatagram } from './trace.ts'
 import { align, MessageReader, NLMSG_HDRLEN, setU16, writeHeader } from './wire.ts'
 
 const CHUNK = 64 << 10
+/** All connections share it: what is put into it is sent before anything else is. */
+const chunk = new Uint8Array(CHUNK)
 
 /** A table that changes all the time interrupts dumps; after this many the answer is "cannot tell". */
 const DUMP_ATTEMPTS = 10
@@ -52,7 +54,6 @@ export class Rtnl {
   readonly counters: RtnlCounters = { batches: 0, requests: 0, dumps: 0, errors: 0 }
   readonly #socket: NetlinkSocket
   readonly #trace: Tracing
-  readonly #chunk = new Uint8Array(CHUNK)
   #sequence = 0
 
   constructor(socket: NetlinkSocket, options: { readonly trace?: Tracing } = {}) {
@@ -115,7 +116,6 @@ export class Rtnl {
 
   /** Sends the requests from `first` on that fit into one datagram, and returns how many those were. */
   #doChunk(requests: readonly NetlinkRequest[], first: number, errors: (NetlinkError | undefined)[]): number {
-    const chunk = this.#chunk
     const firstSequence = this.#nextSequence()
     let sequence = firstSequence
     let length = 0
@@ -153,29 +153,29 @@ export class Rtnl {
 
   /** Returns why the outcome of those for which `fail` was not called is unknown, if it is. */
   #sendChunk(
-    chunk: Uint8Array,
+    datagram: Uint8Array,
     firstSequence: number,
     count: number,
     fail: (index: number, ack: Ack) => void,
   ): Ack | undefined {
     const lost = { errno: ENOBUFS, text: LOST }
     try {
-      this.#send(chunk)
+      this.#send(datagram)
     } catch (error) {
       return { errno: asNetlinkError(error).errno, text: undefined }
     }
     let unknown: Ack | undefined
     for (let failures = 0; failures < MAX_RECEIVE_ERRORS; ) {
-      let datagram: Uint8Array | undefined
+      let answer: Uint8Array | undefined
       try {
-        datagram = this.#receive()
+        answer = this.#receive()
       } catch (error) {
         unknown = { errno: asNetlinkError(error).errno, text: LOST }
         failures++
         continue
       }
-      if (datagram === undefined) return unknown ?? lost
-      for (const message = new MessageReader(datagram); message.next(); ) {
+      if (answer === undefined) return unknown ?? lost
+      for (const message = new MessageReader(answer); message.next(); ) {
         const index = (message.sequence - firstSequence) >>> 0
         if (message.type !== NLMSG_ERROR || index >= count) continue
         const ack = decodeError(message)
@@ -216,10 +216,10 @@ export class Rtnl {
   ): boolean {
     const sequence = this.#nextSequence()
     const length = NLMSG_HDRLEN + payload.length
-    writeHeader(this.#chunk, 0, { type, flags: flags | NLM_F_REQUEST, sequence, portId: 0 }, payload.length)
-    this.#chunk.set(payload, NLMSG_HDRLEN)
+    writeHeader(chunk, 0, { type, flags: flags | NLM_F_REQUEST, sequence, portId: 0 }, payload.length)
+    chunk.set(payload, NLMSG_HDRLEN)
     try {
-      this.#send(this.#chunk.subarray(0, length))
+      this.#send(chunk.subarray(0, length))
       for (let datagram = this.#receive(); datagram !== undefined; datagram = this.#receive()) {
         for (const message = new MessageReader(datagram); message.next(); ) {
           // What is left of an earlier exchange that broke off has another number.

@@ -26,8 +26,8 @@ export interface NetlinkSocket {
   /** Throws a NetlinkError when the kernel does not take the datagram. */
   send(bytes: Uint8Array): void
   /**
-   * One datagram, which stays as it is only until the next call; undefined when nothing is queued. Throws a
-   * NetlinkError, with code ENOBUFS when datagrams were lost; later calls go on with those that were not.
+   * One datagram, which stays as it is only until the next call, on whatever socket; undefined when nothing is queued. Throws
+   * a NetlinkError, with code ENOBUFS when datagrams were lost; later calls go on with those that were not.
    */
   receive(): Uint8Array | undefined
   /** Calls back while something is queued, once per turn of the event loop; also after a loss. Can be set once. */
@@ -50,6 +50,8 @@ const NFTABLES_BUFFER = 64 << 10
 
 /** No datagram of rtnetlink is larger: it fills dumps to 32 KiB, and we ask for links without their statistics. */
 const DATAGRAM = 64 << 10
+/** All sockets share it: what is received is read before anything else is. */
+const received = new Uint8Array(DATAGRAM)
 
 /** A socket for requests: arguments are checked strictly, refusals explained, and requests not sent back in them. */
 export function openRtnetlink(): NetlinkSocket {
@@ -149,7 +151,6 @@ const EMSGSIZE = 90
 class KernelSocket implements NetlinkSocket {
   readonly portId: number
   readonly #socket: NativeSocket
-  readonly #buffer = new Uint8Array(DATAGRAM)
 
   constructor(socket: NativeSocket, portId: number) {
     this.#socket = socket
@@ -162,11 +163,11 @@ class KernelSocket implements NetlinkSocket {
   }
 
   receive(): Uint8Array | undefined {
-    const length = this.#socket.receive(this.#buffer)
+    const length = this.#socket.receive(received)
     if (length === -EAGAIN) return undefined
     if (length < 0) throw new NetlinkError('receive from netlink', -length)
     if (length > DATAGRAM) throw new NetlinkError('receive from netlink', EMSGSIZE, `${length} bytes`)
-    return this.#buffer.subarray(0, length)
+    return received.subarray(0, length)
   }
 
   onReadable(callback: () => void): void {
