@@ -255,8 +255,9 @@ describe('pods on two nodes ping each other', () => {
       const first = writes()
       await waitFor(() => writes() >= first + 2, { what: 'further tries', timeout: 30_000 })
       expect(writes()).toBeLessThan(30)
-      // The others are not touched by it.
-      expect(await node.routes('flannel.1')).toHaveLength(12)
+      // The others are not touched by it; the one in dispute may be there at the moment.
+      const others = (await node.routes('flannel.1')).filter((line) => !line.startsWith(subnet))
+      expect(others).toHaveLength(12)
     } finally {
       fighter.kill('SIGKILL')
     }
