@@ -129,6 +129,19 @@ describe('two nodes with pods, and peers that exist in etcd only', () => {
     expect(await stateOf(one)).toEqual(before)
   })
 
+  test('a MAC that somebody changed while nobody looked is changed back: peers know the one in the lease', async () => {
+    const before = await stateOf(one)
+    const lease = await lab.etcd.get(`${PREFIX}/subnets/${one.leaseKey()}`)
+    await one.stop('SIGKILL')
+    await one.namespace.ip('link set flannel.1 address 02:00:00:00:77:77')
+    one = await start(1)
+    await one.waitReady()
+    expect(await stateOf(one)).toEqual(before)
+    expect((await lab.etcd.get(`${PREFIX}/subnets/${one.leaseKey()}`))?.value).toBe(lease?.value)
+    await settled(lab, one, 1)
+    await settled(lab, two, 2)
+  })
+
   test('what is wrong in the kernel at the start is right when READY=1 comes', async () => {
     const node = one.namespace
     await one.stop('SIGKILL')

@@ -12,14 +12,14 @@ export function openBackend(context: BackendContext): Backend {
   const { vni, port, gbp, directRouting, mtu } = parseVxlanConfig(context.options)
   log.info(`VXLAN config: VNI=${vni} Port=${port} GBP=${gbp} DirectRouting=${directRouting}`)
   const name = `flannel.${vni}`
-  // What an earlier run left is kept, so that peers need learn nothing.
+  // What an earlier run left is kept, so that peers need learn nothing; what the lease says they know already.
   const deviceMac = findDevice(rtnl, name)?.mac
   return {
     device: name,
     attributes: (own) => ({
       publicIP: underlay.publicIP,
       backendType: 'vxlan',
-      backendData: { VtepMAC: deviceMac ?? leasedMac(own) ?? randomMac() },
+      backendData: { VtepMAC: leasedMac(own) ?? deviceMac ?? randomMac() },
     }),
     start: async (lease, hooks) => {
       const network = new VxlanNetwork({
