@@ -137,12 +137,13 @@ describe('a monitor', () => {
 
   afterEach(() => monitor.close())
 
-  /** What was told of our device and of IPv4 since the last call. */
+  /** What was told of IPv4 since the last call, and of devices that went: of their carriers the kernel tells in its own time. */
   function told(): Pick<Notification, 'kind' | 'deleted' | 'replaced' | 'portId'>[] {
     monitor.drain()
     const ipv4 = seen
       .splice(0)
       .filter(({ kind, value }) => kind !== 'neighbour' || typeof value.address === 'number')
+      .filter(({ kind, deleted }) => kind !== 'link' || deleted)
     return ipv4.map(({ kind, deleted, replaced, portId }) => ({ kind, deleted, replaced, portId }))
   }
 
