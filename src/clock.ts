@@ -16,3 +16,24 @@ export const systemClock: Clock = {
   wall: () => Date.now(),
   sleep: (ms, signal) => delay(ms, undefined, signal ? { signal } : {}).catch(() => undefined),
 }
+
+/** The sleep of one loop, which others can cut short. */
+export class Nap {
+  #wake: (() => void) | undefined
+
+  /** Ends the sleep under way, if there is one. */
+  wake(): void {
+    this.#wake?.()
+  }
+
+  /** Resolves after `ms`, or at once when the signal fires or somebody wakes it. */
+  async sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
+    const end = new AbortController()
+    const wake = (): void => end.abort()
+    this.#wake = wake
+    signal.addEventListener('abort', wake, { once: true })
+    await clock.sleep(ms, end.signal)
+    signal.removeEventListener('abort', wake)
+    this.#wake = undefined
+  }
+}

@@ -305,11 +305,12 @@ interface Ruleset {
 function openRuleset(onChange: () => void, log: Logger): Ruleset | undefined {
   try {
     const socket = openNftablesMonitor()
-    const requests = new Rtnl(openNftables())
     watchNftables(socket, onChange)
+    let requests: Rtnl | undefined
     return {
       generation() {
         try {
+          requests ??= new Rtnl(openNftables())
           return requests.get(getGeneration())
         } catch (error) {
           if (!(error instanceof NetlinkError)) throw error
@@ -318,7 +319,7 @@ function openRuleset(onChange: () => void, log: Logger): Ruleset | undefined {
       },
       close() {
         socket.close()
-        requests.close()
+        requests?.close()
       },
     }
   } catch (error) {

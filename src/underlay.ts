@@ -1,7 +1,7 @@
 import { getSystemErrorName } from 'node:util'
 import { probe } from './arp.ts'
 import type { Underlay } from './backend/backend.ts'
-import type { Clock } from './clock.ts'
+import { type Clock, Nap } from './clock.ts'
 import {
   chooseInterface,
   type ExternalInterface,
@@ -53,7 +53,7 @@ export class UnderlayWatcher {
   #told = false
   /** It was chosen before anybody listened for changes. */
   #suspected = true
-  #wake: (() => void) | undefined
+  readonly #nap = new Nap()
 
   constructor(parts: UnderlayWatcherParts) {
     this.#parts = parts
@@ -87,12 +87,7 @@ export class UnderlayWatcher {
   async run(signal: AbortSignal): Promise<void> {
     const { clock, period } = this.#parts
     while (!signal.aborted) {
-      if (!this.#suspected) {
-        const suspicion = new AbortController()
-        this.#wake = () => suspicion.abort()
-        await clock.sleep(period, AbortSignal.any([signal, suspicion.signal]))
-        this.#wake = undefined
-      }
+      if (!this.#suspected) await this.#nap.sleep(clock, period, signal)
       for (let groups = 0; this.#suspected && groups < GROUPS; groups++) {
         this.#suspected = false
         await clock.sleep(SETTLES, signal)
@@ -103,7 +98,7 @@ export class UnderlayWatcher {
 
   #suspect(): void {
     this.#suspected = true
-    this.#wake?.()
+    this.#nap.wake()
   }
 
   #isAbout({ kind, value }: Notification): boolean {

@@ -1,4 +1,4 @@
-import type { Clock } from '../clock.ts'
+import { type Clock, Nap } from '../clock.ts'
 import { Durations } from '../durations.ts'
 import { type Subnet, subnetKey } from '../ip.ts'
 import type { Logger } from '../log.ts'
@@ -7,6 +7,7 @@ import { NetlinkError } from '../netlink/errors.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import type { NetlinkRequest } from '../netlink/request.ts'
 import type { Lease } from '../subnet/lease.ts'
+import type { NetworkHooks } from './backend.ts'
 import { Backoff } from './backoff.ts'
 import { Disturbances } from './disturbances.ts'
 import {
@@ -30,12 +31,8 @@ import type { May, Operation, TableKey, TableName } from './operations.ts'
  * anything is written: the device after a link event, the tables at start, after lost notifications, after a
  * device change (the kernel drops entries with it without a word), and on a timer.
  */
-export interface ReconcilerOptions {
+export interface ReconcilerOptions extends NetworkHooks {
   readonly rtnl: Rtnl
-  /** Handles all notifications that are queued now; they arrive through `observe`. */
-  readonly drain: () => void
-  /** So many entries were read and compared. */
-  readonly compared?: (entries: number) => void
   readonly log: Logger
   readonly clock: Clock
   /** Milliseconds between full compares. */
@@ -74,7 +71,7 @@ export class Reconciler {
   #troubles = 0
   #trouble: string | undefined
   #retryAt = Number.POSITIVE_INFINITY
-  #wake: (() => void) | undefined
+  readonly #nap = new Nap()
   #woken = false
   #sleepsUntil = Number.NEGATIVE_INFINITY
 
@@ -170,7 +167,7 @@ export class Reconciler {
   apply(): void {
     this.#applyOnce()
     // `run` sleeps for as long as was right before.
-    if (this.#retryAt < this.#sleepsUntil) this.#wake?.()
+    if (this.#retryAt < this.#sleepsUntil) this.#nap.wake()
   }
 
   #applyOnce(): void {
@@ -221,7 +218,7 @@ export class Reconciler {
   /** Makes `run` apply soon. */
   wake(): void {
     this.#woken = true
-    this.#wake?.()
+    this.#nap.wake()
   }
 
   get status(): ReconcilerStatus {
@@ -444,16 +441,9 @@ export class Reconciler {
 
   /** Until `ms` are over, the signal fires, or somebody wakes us; then a moment more, to gather what comes together. */
   async #sleep(ms: number, signal: AbortSignal): Promise<void> {
-    if (!this.#woken) {
-      const timer = new AbortController()
-      const stop = (): void => timer.abort()
-      this.#wake = stop
-      signal.addEventListener('abort', stop, { once: true })
-      await this.#options.clock.sleep(Math.min(ms, 2 ** 31 - 1), timer.signal)
-      signal.removeEventListener('abort', stop)
-      this.#wake = undefined
-    }
-    if (this.#woken) await this.#options.clock.sleep(GATHER, signal)
+    const { clock } = this.#options
+    if (!this.#woken) await this.#nap.sleep(clock, Math.min(ms, 2 ** 31 - 1), signal)
+    if (this.#woken) await clock.sleep(GATHER, signal)
     this.#woken = false
   }
 }

@@ -2,7 +2,7 @@
  * Keeps our firewall rules right for as long as the daemon runs: read, compare, and write one transaction when,
  * and only when, something differs. Rules stay when the daemon stops.
  */
-import type { Clock } from '../clock.ts'
+import { type Clock, Nap } from '../clock.ts'
 import type { Logger } from '../log.ts'
 import { type Capabilities, CommandError, parseCapabilities, type Runner } from './exec.ts'
 import { formatRule } from './iptables.ts'
@@ -45,8 +45,8 @@ export class Firewall {
   readonly #resyncSeconds: number
   readonly #generation: () => number | undefined
 
-  /** That of the rules when a look found nothing to do. */
-  #rightAt: number | undefined
+  /** When a look found nothing to do: what the rules were, and what was wanted of them. */
+  #right: { readonly generation: number | undefined; readonly policy: Policy } | undefined
   #prepared: Prepared | undefined
   #policy: Policy | undefined
   /** Addresses whose rules are still to be cleared away; forgotten once that is done. */
@@ -55,7 +55,7 @@ export class Firewall {
 
   #current: Promise<void> | undefined
   #kicked = false
-  #wake: () => void = () => {}
+  readonly #nap = new Nap()
   #lastError: string | undefined
   #unordered = false
 
@@ -101,20 +101,19 @@ export class Firewall {
   update(policy: Policy): void {
     if (this.#policy) this.#previous.push(this.#policy)
     this.#policy = policy
-    this.#rightAt = undefined
     this.kick()
   }
 
   /** Something changed in the kernel's rules: look soon, not only after the period. */
   kick(): void {
     this.#kicked = true
-    this.#wake()
+    this.#nap.wake()
   }
 
   /** Looks every period, sooner after a kick or a failure, until the signal fires. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      if (!this.#kicked) await this.#pause(signal)
+      if (!this.#kicked) await this.#nap.sleep(this.#clock, this.#pace.untilNext(), signal)
       if (this.#kicked) await this.#clock.sleep(this.#pace.holdOff(this.#clock.now()), signal)
       if (signal.aborted) return
       this.#kicked = false
@@ -152,7 +151,8 @@ export class Firewall {
     const prepared = await this.#prepare(signal)
     // Read first: what changes during the look has to be looked at again. To ask is a thousand times cheaper than to look.
     const generation = prepared.capabilities.nft ? this.#generation() : undefined
-    if (generation !== undefined && generation === this.#rightAt) return
+    const { generation: rightAt, policy: rightFor } = this.#right ?? {}
+    if (generation !== undefined && generation === rightAt && policy === rightFor) return
     const previous = [...this.#previous]
     const groups = ruleset(policy, { randomFully: prepared.capabilities.randomFully, previous })
     const states = await prepared.reader.read(groups, signal)
@@ -166,7 +166,7 @@ export class Firewall {
     this.#sayWhetherOrdered(states)
     if (plans.length) await this.#repair(plans, prepared.capabilities, signal)
     this.#previous = this.#previous.filter((p) => !previous.includes(p))
-    this.#rightAt = plans.length === 0 && policy === this.#policy ? generation : undefined
+    this.#right = plans.length === 0 ? { generation, policy } : undefined
   }
 
   async #prepare(signal: AbortSignal | undefined): Promise<Prepared> {
@@ -246,16 +246,5 @@ export class Firewall {
         ? `Failed to setup IPTables. iptables binary was not found: ${message}; install iptables, it is looked for again every ${this.#resyncSeconds} s`
         : `Failed to ensure iptables rules: ${message}; trying again`,
     )
-  }
-
-  /** Sleeps until the next look is due, or a kick comes. */
-  async #pause(signal: AbortSignal): Promise<void> {
-    const wake = new AbortController()
-    const stop = () => wake.abort()
-    this.#wake = stop
-    signal.addEventListener('abort', stop, { once: true })
-    await this.#clock.sleep(this.#pace.untilNext(), wake.signal)
-    signal.removeEventListener('abort', stop)
-    this.#wake = () => {}
   }
 }

@@ -231,7 +231,7 @@ describe('pods on two nodes ping each other', () => {
     one.signal('SIGCONT')
     await settled(lab, one, 1, { mtu: 1350 })
     await pingsGoOn()
-    expect(one.log().slice(since)).toMatch(/flannel\.1: MTU 1300 -> /)
+    expect(one.log().slice(since)).toMatch(/flannel\.1: MTU 1300 -> 1350/)
     await node.ip('link set eth0 mtu 1500')
     await settled(lab, one, 1)
   })
