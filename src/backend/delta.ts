@@ -1,23 +1,39 @@
 /** How a wanted entry stands in the kernel, as far as is known. */
 export type EntryState = 'ok' | 'missing' | 'differs'
 
+/** What is wanted and what is held under one key. It stays this key's row as long as there is either. */
+export interface Row<K, E, W extends E = E> {
+  readonly key: K
+  readonly wanted: W | undefined
+  readonly held: E | undefined
+  /** Whether the kernel is not known to hold exactly what is wanted. */
+  readonly differs: boolean
+}
+
+/** A wanted entry that the kernel lacks, or holds with another value. */
+export type MissingRow<K, E, W extends E = E> = Row<K, E, W> & { readonly wanted: W }
+/** A held entry that nothing wants. */
+export type ExtraRow<K, E, W extends E = E> = Row<K, E, W> & { readonly held: E }
+
 /**
  * One kernel table, as it should be beside as it is.
  *
  *   wanted ──┐
- *            ├── differing keys ──> missing() to write, extra() to delete
+ *            ├── differing rows ──> missing() to write, extra() to delete
  *   held ────┘
  *
  * A key is what the kernel finds an entry by when it deletes it; everything else is the entry's value, and
- * `same` compares it. Only keys that differ are remembered apart, so that one join in a cluster of thousands
+ * `same` compares it. Only rows that differ are listed apart, so that one join in a cluster of thousands
  * costs one entry and not a walk of the table. An entry is held once the kernel acknowledged it, a complete
  * dump showed it, or a notification said so: belief follows acknowledgement. `W` is what we want, which may be
  * narrower than the `E` that the kernel can show.
  */
 export class DeltaTracker<K, E, W extends E = E> {
   readonly #same: (a: E, b: E) => boolean
-  readonly #rows = new Map<K, Row<K, E, W>>()
-  readonly #differing = new Set<Row<K, E, W>>()
+  readonly #rows = new Map<K, TrackedRow<K, E, W>>()
+  /** The rows that differ, and some that do no more. A walk goes on with the list that it began with. */
+  #listed: TrackedRow<K, E, W>[] = []
+  #differing = 0
   #wanted = 0
   #held = 0
   #dumps = 0
@@ -26,11 +42,12 @@ export class DeltaTracker<K, E, W extends E = E> {
     this.#same = same
   }
 
-  want(key: K, entry: W): void {
+  want(key: K, entry: W): Row<K, E, W> {
     const row = this.#row(key)
     if (row.wanted === undefined) this.#wanted++
     row.wanted = entry
     this.#compare(row)
+    return row
   }
 
   unwant(key: K): void {
@@ -39,6 +56,12 @@ export class DeltaTracker<K, E, W extends E = E> {
     this.#wanted--
     row.wanted = undefined
     this.#compare(row)
+  }
+
+  /** The kernel acknowledged that it holds what is wanted. */
+  acknowledge(row: MissingRow<K, E, W>): void {
+    // All rows are made here.
+    this.#hold(row as TrackedRow<K, E, W>, row.wanted)
   }
 
   /** The kernel holds this entry. Returns whether that was news. */
@@ -85,26 +108,18 @@ export class DeltaTracker<K, E, W extends E = E> {
     return this.#rows.get(key)?.held
   }
 
-  /** Whether the kernel is known to hold exactly what is wanted under this key. */
-  settled(key: K): boolean {
-    const row = this.#rows.get(key)
-    return row === undefined || !row.differs
-  }
-
+  /** How what is wanted under this key stands. */
   state(key: K): EntryState {
-    return this.settled(key) ? 'ok' : this.held(key) !== undefined ? 'differs' : 'missing'
+    const row = this.#rows.get(key)
+    return row === undefined ? 'ok' : stateOf(row)
   }
 
-  /** Wanted entries that the kernel lacks or holds with another value, and that value. */
-  *missing(): Generator<[K, W, E | undefined]> {
-    for (const { key, wanted, held } of this.#differing) if (wanted !== undefined) yield [key, wanted, held]
+  *missing(): Generator<MissingRow<K, E, W>> {
+    for (const row of this.#listed) if (isMissing(row)) yield row
   }
 
-  /** Held entries that nothing wants. */
-  *extra(): Generator<[K, E]> {
-    for (const { key, wanted, held } of this.#differing) {
-      if (wanted === undefined && held !== undefined) yield [key, held]
-    }
+  *extra(): Generator<ExtraRow<K, E, W>> {
+    for (const row of this.#listed) if (isExtra(row)) yield row
   }
 
   *heldEntries(): Generator<[K, E]> {
@@ -112,46 +127,72 @@ export class DeltaTracker<K, E, W extends E = E> {
   }
 
   get counts(): { readonly wanted: number; readonly held: number; readonly differing: number } {
-    return { wanted: this.#wanted, held: this.#held, differing: this.#differing.size }
+    return { wanted: this.#wanted, held: this.#held, differing: this.#differing }
   }
 
-  #row(key: K): Row<K, E, W> {
+  #row(key: K): TrackedRow<K, E, W> {
     let row = this.#rows.get(key)
     if (row === undefined) {
-      row = { key, wanted: undefined, held: undefined, differs: false, dump: 0 }
+      row = { key, wanted: undefined, held: undefined, differs: false, listed: false, dump: 0 }
       this.#rows.set(key, row)
     }
     return row
   }
 
-  #hold(row: Row<K, E, W>, entry: E): boolean {
+  #hold(row: TrackedRow<K, E, W>, entry: E): boolean {
     const before = row.held
     if (before === undefined) this.#held++
-    // Of two equal objects one is kept: a dump of thousands would double what is remembered.
-    const { wanted } = row
-    row.held = wanted !== undefined && this.#same(wanted, entry) ? wanted : entry
+    row.held = entry
     this.#compare(row)
     return before === undefined || (before !== row.held && !this.#same(before, entry))
   }
 
-  #compare(row: Row<K, E, W>): void {
+  #compare(row: TrackedRow<K, E, W>): void {
     const { key, wanted, held } = row
-    // Mostly they are one object: see `hold`.
     const same = wanted === held || (wanted !== undefined && held !== undefined && this.#same(wanted, held))
-    if (same && wanted === undefined) this.#rows.delete(key)
+    if (same) {
+      // Of two equal objects one is kept: a dump of thousands would double what is remembered.
+      row.held = wanted
+      if (wanted === undefined) this.#rows.delete(key)
+    }
     if (same !== row.differs) return
     row.differs = !same
-    if (same) this.#differing.delete(row)
-    else this.#differing.add(row)
+    if (same) {
+      this.#differing--
+      if (this.#differing === 0 || this.#listed.length > 2 * this.#differing + SETTLED) this.#sweep()
+      return
+    }
+    this.#differing++
+    if (!row.listed) this.#listed.push(row)
+    row.listed = true
+  }
+
+  #sweep(): void {
+    for (const row of this.#listed) row.listed = row.differs
+    this.#listed = this.#differing === 0 ? [] : this.#listed.filter(({ differs }) => differs)
   }
 }
 
-interface Row<K, E, W> {
-  readonly key: K
+/** Rows that do not differ any more may stay listed up to as many as that and those that do. */
+const SETTLED = 1024
+
+interface TrackedRow<K, E, W extends E> extends Row<K, E, W> {
   wanted: W | undefined
   held: E | undefined
-  /** Whether it is among the differing. */
   differs: boolean
+  listed: boolean
   /** The number of the last dump that showed it. */
   dump: number
+}
+
+export function stateOf(row: Row<unknown, unknown>): EntryState {
+  return !row.differs ? 'ok' : row.held !== undefined ? 'differs' : 'missing'
+}
+
+function isMissing<K, E, W extends E>(row: Row<K, E, W>): row is MissingRow<K, E, W> {
+  return row.differs && row.wanted !== undefined
+}
+
+function isExtra<K, E, W extends E>(row: Row<K, E, W>): row is ExtraRow<K, E, W> {
+  return row.differs && row.wanted === undefined && row.held !== undefined
 }

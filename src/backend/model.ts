@@ -4,7 +4,7 @@ import type { Rtnl } from '../netlink/conn.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import type { Lease } from '../subnet/lease.ts'
 import type { EntryState } from './delta.ts'
-import type { May, Operation, TableKey, TableName } from './operations.ts'
+import type { May, Step, TableKey, TableName } from './operations.ts'
 
 /** What a backend makes of leases and of the kernel; it remembers and plans, and never writes an entry itself. */
 export interface Model {
@@ -30,9 +30,9 @@ export interface Model {
   /** A complete list of this many leases comes next. */
   expect(count: number): void
   subnets(): Iterable<Subnet>
-  /** The steps from held to wanted, every step made from what was acknowledged of the one before. */
-  plan(may: May): Iterable<Iterable<Operation>>
-  /** Who takes the requests for a table, where it is not rtnetlink; a step is for one connection. */
+  /** The steps from held to wanted, each made from what was acknowledged of the one before. */
+  plan(may: May): Iterable<Step>
+  /** Who takes the requests for a table, where it is not rtnetlink. */
   connection?(table: TableName): Rtnl
   counts(): Readonly<Partial<Record<TableName, { readonly wanted: number; readonly held: number }>>>
   /** What somebody had changed under this key stands again: for words of the backend's own. */

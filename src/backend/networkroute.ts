@@ -85,7 +85,7 @@ export class NetworkRoute {
     if (this.#wanted === undefined) return 'missing'
     const state = this.#routes.state(this.#wanted)
     if (state !== 'missing') return state
-    for (const [, route] of this.#routes.extra()) if (this.#inPlace(route)) return 'differs'
+    for (const { held } of this.#routes.extra()) if (this.#inPlace(held)) return 'differs'
     return 'missing'
   }
 

@@ -1,5 +1,5 @@
 import type { NetlinkRequest } from '../netlink/request.ts'
-import type { DeltaTracker } from './delta.ts'
+import type { DeltaTracker, ExtraRow, MissingRow } from './delta.ts'
 
 /** The kernel tables that backends write to. */
 export type TableName = 'neighbour' | 'fdb' | 'nexthop' | 'route' | 'peer'
@@ -17,60 +17,62 @@ export interface Operation extends TableKey {
   acknowledged(): void
 }
 
-/** False while a key waits for its back-off to run out. */
-export type May = (key: TableKey) => boolean
+/** What may be done at once, for one connection: several parts, each of them looked at only when its turn comes. */
+export type Step = readonly Iterable<Operation>[]
 
-/** Writes of all that is wanted and not held, of those entries that `when` lets pass. */
+/** False while a key waits for its back-off to run out. */
+export type May = (table: TableName, key: number | string) => boolean
+
+/** Writes of all that is wanted and not held, of those rows that `when` lets pass. */
 export function* writes<K extends number | string, E, W extends E>(
   table: TableName,
   tracker: DeltaTracker<K, E, W>,
   request: (entry: W) => NetlinkRequest,
   may: May,
-  when: (entry: W) => boolean = () => true,
-): Generator<Operation> {
-  for (const [key, entry] of tracker.missing()) {
-    if (!when(entry) || !may({ table, key })) continue
-    yield new Write(table, key, request(entry), tracker, entry)
+  when: (row: MissingRow<K, E, W>) => boolean = () => true,
+): Generator<Write<K, E, W>> {
+  for (const row of tracker.missing()) {
+    if (when(row) && may(table, row.key)) yield new Write(table, row, request(row.wanted), tracker)
   }
 }
 
-/** Deletions of all that is held and not wanted, of those entries that `when` lets pass. */
+/** Deletions of all that is held and not wanted, of those rows that `when` lets pass. */
 export function* deletions<K extends number | string, E, W extends E>(
   table: TableName,
   tracker: DeltaTracker<K, E, W>,
   request: (entry: E) => NetlinkRequest,
   may: May,
-  when: (entry: E, key: K) => boolean = () => true,
+  when: (row: ExtraRow<K, E, W>) => boolean = () => true,
 ): Generator<Operation> {
-  for (const [key, entry] of tracker.extra()) {
-    if (!when(entry, key) || !may({ table, key })) continue
-    yield new Deletion(table, key, request(entry), tracker)
+  for (const row of tracker.extra()) {
+    if (when(row) && may(table, row.key)) yield new Deletion(table, row.key, request(row.held), tracker)
   }
 }
 
-/** One step of a plan out of several parts, each looked at only when its turn comes. */
-export function* step(...parts: readonly Iterable<Operation>[]): Generator<Operation> {
-  for (const part of parts) yield* part
-}
-
-class Write<K extends number | string, E, W extends E> implements Operation {
+/** Its fields are plain, as tens of thousands are made in a start: private names cost more to define. */
+export class Write<K extends number | string, E, W extends E> implements Operation {
   readonly action = 'write'
   readonly table: TableName
   readonly key: K
+  readonly row: MissingRow<K, E, W>
   readonly request: NetlinkRequest
-  readonly #tracker: DeltaTracker<K, E, W>
-  readonly #entry: W
+  readonly tracker: DeltaTracker<K, E, W>
 
-  constructor(table: TableName, key: K, request: NetlinkRequest, tracker: DeltaTracker<K, E, W>, entry: W) {
+  constructor(
+    table: TableName,
+    row: MissingRow<K, E, W>,
+    request: NetlinkRequest,
+    tracker: DeltaTracker<K, E, W>,
+  ) {
     this.table = table
-    this.key = key
+    this.key = row.key
+    this.row = row
     this.request = request
-    this.#tracker = tracker
-    this.#entry = entry
+    this.tracker = tracker
   }
 
   acknowledged(): void {
-    this.#tracker.hold(this.key, this.#entry)
+    this.tracker.acknowledge(this.row)
   }
 }
 

@@ -21,7 +21,7 @@ import {
   type TableStatus,
   UnusableLease,
 } from './model.ts'
-import type { May, Operation, TableKey, TableName } from './operations.ts'
+import type { May, Operation, Step, TableKey, TableName } from './operations.ts'
 
 /**
  * The loop that keeps the kernel at what the leases say, whatever the backend.
@@ -92,7 +92,6 @@ export class Reconciler {
   /** A complete list of the remote leases. The first one also removes what peers of an earlier run left behind. */
   replaceLeases(leases: Iterable<Lease>): void {
     const all = [...leases]
-    const current = new Set(all.map((lease) => subnetKey(lease.subnet)))
     try {
       this.#loadIfInDoubt()
     } catch (error) {
@@ -100,8 +99,10 @@ export class Reconciler {
       if (!(error instanceof NetlinkError)) throw error
     }
     this.#model.expect(all.length)
-    for (const subnet of [...this.#model.subnets()]) {
-      if (!current.has(subnetKey(subnet))) this.removeLease(subnet)
+    const before = [...this.#model.subnets()]
+    if (before.length > 0) {
+      const current = new Set(all.map((lease) => subnetKey(lease.subnet)))
+      for (const subnet of before) if (!current.has(subnetKey(subnet))) this.removeLease(subnet)
     }
     for (const lease of all) this.putLease(lease)
     this.#snapshotSeen = true
@@ -332,9 +333,9 @@ export class Reconciler {
     const pending = new Set<string>()
     // With nothing to remember about any key, the thousands of a first snapshot need no look-ups by text.
     const calm = this.#failed.size === 0 && this.#disturbed.size === 0
-    const may: May = (key) => {
+    const may: May = (table, key) => {
       if (calm) return true
-      const id = idOf(key)
+      const id = idOf({ table, key })
       pending.add(id)
       return this.#mayTry(id, now)
     }
@@ -342,7 +343,8 @@ export class Reconciler {
       const [{ table }] = batch as [Operation]
       const connection = this.#model.connection?.(table) ?? rtnl
       const errors = connection.batch(batch.map((operation) => operation.request))
-      for (const [i, operation] of batch.entries()) {
+      for (let i = 0; i < batch.length; i++) {
+        const operation = batch[i] as Operation
         const error = errors[i]
         if (error === undefined || (operation.action === 'delete' && isGone(error, operation.request))) {
           done++
@@ -451,14 +453,16 @@ export class Reconciler {
 /** Operations acknowledged together: few enough that none grows old before it is done and can be forgotten. */
 const BATCH = 1024
 
-function* batches(steps: Iterable<Iterable<Operation>>): Generator<readonly Operation[]> {
+function* batches(steps: Iterable<Step>): Generator<readonly Operation[]> {
   for (const step of steps) {
     let batch: Operation[] = []
-    for (const operation of step) {
-      batch.push(operation)
-      if (batch.length < BATCH) continue
-      yield batch
-      batch = []
+    for (const part of step) {
+      for (const operation of part) {
+        batch.push(operation)
+        if (batch.length < BATCH) continue
+        yield batch
+        batch = []
+      }
     }
     if (batch.length > 0) yield batch
   }

@@ -27,10 +27,10 @@ import { NetlinkError } from '../netlink/errors.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import { deleteNexthop, dumpNexthops, type Nexthop, replaceNexthop } from '../netlink/nexthop.ts'
 import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
-import { DeltaTracker } from './delta.ts'
+import { DeltaTracker, type Row, stateOf } from './delta.ts'
 import type { PeerStatus } from './model.ts'
-import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
-import { rowWrites, surplus } from './rows.ts'
+import { deletions, type May, type Operation, type Step, type TableKey, writes } from './operations.ts'
+import { type RouteKey, rowWrites, surplus } from './rows.ts'
 
 /** Interface index of `lo` in every network namespace (LOOPBACK_IFINDEX of Linux). */
 const LOOPBACK = 1
@@ -65,8 +65,6 @@ export interface PeerRoutesOptions {
 /** The kernel entries that lead to one peer's subnet. */
 export interface RouteEntries {
   readonly route: Route
-  /** The route's, made once: thousands are looked up by it. */
-  readonly key: string
   readonly nexthop: (Nexthop & Path) | undefined
 }
 
@@ -74,38 +72,46 @@ export interface RouteEntries {
 export function routeEntries(subnet: Subnet, path: Path, nexthopId: number | undefined): RouteEntries {
   const own = nexthopId === undefined
   const { gateway, oif, onlink } = path
-  const route = {
-    destination: subnet,
-    table: RT_TABLE_MAIN,
-    protocol: RTPROT_BOOT,
-    scope: RT_SCOPE_UNIVERSE,
-    type: RTN_UNICAST,
-    tos: 0,
-    metric: 0,
-    gateway: own ? gateway : undefined,
-    nexthopId,
-    oif: own ? oif : undefined,
-    source: undefined,
-    onlink: own && onlink,
-    multipath: undefined,
-    cloned: false,
-  }
   return {
-    route,
-    key: routeKey(route),
+    route: {
+      destination: subnet,
+      table: RT_TABLE_MAIN,
+      protocol: RTPROT_BOOT,
+      scope: RT_SCOPE_UNIVERSE,
+      type: RTN_UNICAST,
+      tos: 0,
+      metric: 0,
+      gateway: own ? gateway : undefined,
+      nexthopId,
+      oif: own ? oif : undefined,
+      source: undefined,
+      onlink: own && onlink,
+      multipath: undefined,
+      cloned: false,
+    },
     nexthop: own ? undefined : { id: nexthopId, gateway, oif, onlink, protocol: RTPROT_BOOT },
   }
 }
 
+/** How the way to one peer's subnet stands. */
+interface PeerRoute {
+  readonly route: Row<RouteKey, Route>
+  readonly nexthop: Row<number, Nexthop, Nexthop & Path> | undefined
+  /** Entries of the backend's own that have to stand before the route is written. */
+  readonly carriers: readonly Row<unknown, unknown>[]
+}
+
+const NONE: PeerRoute['carriers'] = []
+
 export class PeerRoutes {
   readonly #options: PeerRoutesOptions
   readonly #supported: boolean
-  readonly #entries = new Map<number, RouteEntries>()
+  readonly #peers = new Map<number, PeerRoute>()
   /** Of a route through a nexthop object the kernel tells what the object says; the key has the object's id. */
-  readonly #routes = new DeltaTracker<string, Route>(
+  readonly #routes = new DeltaTracker<RouteKey, Route>(
     (a, b) => a.nexthopId !== undefined || a.onlink === b.onlink,
   )
-  readonly #nexthops = new DeltaTracker<number, Nexthop>(
+  readonly #nexthops = new DeltaTracker<number, Nexthop, Nexthop & Path>(
     (a, b) => a.gateway === b.gateway && a.oif === b.oif && a.onlink === b.onlink,
   )
   /** Connected routes that stand where a lease's would, by subnet, and the device. */
@@ -127,42 +133,40 @@ export class PeerRoutes {
     this.#expected = count
   }
 
-  get(destination: Subnet): RouteEntries | undefined {
-    return this.#entries.get(subnetKey(destination))
-  }
-
   /** The destination of the wanted route with this key. */
   destinationOf({ table, key }: TableKey): Subnet | undefined {
-    return table === 'route' ? this.#routes.wanted(String(key))?.destination : undefined
+    return table === 'route' ? this.#routes.wanted(key)?.destination : undefined
   }
 
-  /** A path in the place of the one that was wanted so far. */
-  want(subnet: Subnet, path: Path): void {
+  /** A path in the place of the one that was wanted so far; the route to it waits for its carriers. */
+  want(subnet: Subnet, path: Path, carriers: PeerRoute['carriers'] = NONE): void {
     this.unwant(subnet)
     const key = subnetKey(subnet)
     const others = this.#others.get(key)
     if (others !== undefined) for (const [other, route] of others) this.#routes.hold(other, route)
     this.#others.delete(key)
-    const entry = this.#choose(subnet, path)
-    this.#entries.set(key, entry)
-    if (entry.nexthop === undefined) this.#plain++
-    else this.#nexthops.want(entry.nexthop.id, entry.nexthop)
-    this.#routes.want(entry.key, entry.route)
+    const { route, nexthop } = this.#choose(subnet, path)
+    if (nexthop === undefined) this.#plain++
+    this.#peers.set(key, {
+      route: this.#routes.want(this.#keyOf(route), route),
+      nexthop: nexthop && this.#nexthops.want(nexthop.id, nexthop),
+      carriers,
+    })
   }
 
   unwant(subnet: Subnet): void {
     const key = subnetKey(subnet)
-    const entry = this.#entries.get(key)
-    if (entry === undefined) return
-    this.#entries.delete(key)
-    if (entry.nexthop === undefined) this.#plain--
-    else this.#nexthops.unwant(entry.nexthop.id)
-    this.#routes.unwant(entry.key)
+    const peer = this.#peers.get(key)
+    if (peer === undefined) return
+    this.#peers.delete(key)
+    if (peer.nexthop === undefined) this.#plain--
+    else this.#nexthops.unwant(peer.nexthop.key)
+    this.#routes.unwant(peer.route.key)
   }
 
   /** A peer has left for good. */
   left(): void {
-    this.#expected = this.#entries.size
+    this.#expected = this.#peers.size
     this.#goPlain(PLAIN_AGAIN)
   }
 
@@ -175,16 +179,16 @@ export class PeerRoutes {
       for (const key of this.#nexthops.holdExactly(objects, ({ id }) => id))
         surprising.push({ table: 'nexthop', key })
     }
-    const routes = rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))
     this.#connected.clear()
     this.#others.clear()
-    for (const route of routes) {
-      this.#noteConnected(route, false)
-      this.#noteOther(route, false)
+    const ours: Route[] = []
+    for (const route of rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))) {
+      if (this.#ownsRoute(route)) ours.push(route)
+      else if (!this.#noteConnected(route, false)) this.#noteOther(route, false)
     }
-    const ours = routes.filter((route) => this.#ownsRoute(route))
-    for (const key of this.#routes.holdExactly(ours, routeKey)) surprising.push({ table: 'route', key })
-    this.#goPlain(this.#entries.size)
+    for (const key of this.#routes.holdExactly(ours, (route) => this.#keyOf(route)))
+      surprising.push({ table: 'route', key })
+    this.#goPlain(this.#peers.size)
     return surprising
   }
 
@@ -202,22 +206,22 @@ export class PeerRoutes {
     if (notification.kind !== 'route') return []
     const { value, deleted, replaced } = notification
     const changed: TableKey[] = []
+    const peer = this.#peers.get(subnetKey(value.destination))
+    const ours = this.#ownsRoute(value)
     if (replaced) this.#others.delete(subnetKey(value.destination))
-    this.#noteOther(value, deleted)
-    if (this.#noteConnected(value, deleted)) {
-      const entry = this.get(value.destination)
-      if (entry !== undefined) changed.push({ table: 'route', key: entry.key })
-    }
+    if (!ours) this.#noteOther(value, deleted)
+    if (this.#noteConnected(value, deleted) && peer !== undefined)
+      changed.push({ table: 'route', key: peer.route.key })
     // What is replaced outside the network is nothing that we want, and need not be known to be gone.
     if (replaced && contains(this.#options.network, value.destination.address)) {
       // The kernel says what came, not what went: of several in a row it is the first, which we do not know.
-      const row: string[] = []
+      const row: RouteKey[] = []
       for (const [key, held] of this.#routes.heldEntries()) if (inOneRow(held, value)) row.push(key)
       if (row.length > 1) return undefined
       for (const key of row) if (this.#routes.lose(key)) changed.push({ table: 'route', key })
     }
-    if (this.#ownsRoute(value)) {
-      const key = routeKey(value)
+    if (ours) {
+      const key = this.#keyOf(value)
       const news = deleted ? this.#routes.lose(key) : this.#routes.hold(key, value)
       if (news) changed.push({ table: 'route', key })
     }
@@ -225,18 +229,18 @@ export class PeerRoutes {
   }
 
   /** All steps, for a backend that needs nothing below its routes. */
-  *plan(may: May): Generator<Iterable<Operation>> {
-    yield this.stale(may)
-    yield this.nexthopWrites(may)
-    yield this.writes(may)
-    yield this.wrong(may)
-    yield this.nexthopDeletions(may)
+  *plan(may: May): Generator<Step> {
+    yield [this.stale(may)]
+    yield [this.nexthopWrites(may)]
+    yield [this.writes(may)]
+    yield [this.wrong(may)]
+    yield [this.nexthopDeletions(may)]
   }
 
   /** Routes to nowhere, and all but one of those that stand in the way of one: they go first. */
   *stale(may: May): Generator<Operation> {
     const routes = this.#routes
-    yield* deletions('route', routes, deleteRoute, may, (route) => this.get(route.destination) === undefined)
+    yield* deletions('route', routes, deleteRoute, may, ({ held }) => this.#peerOf(held) === undefined)
     yield* surplus(routes, may)
   }
 
@@ -244,24 +248,25 @@ export class PeerRoutes {
     return writes('nexthop', this.#nexthops, (n) => replaceNexthop(n, this.#nameOf(n.oif)), may)
   }
 
-  /** Routes whose nexthop object stands, and for which `ready` says that the rest of what they lead through does. */
-  writes(may: May, ready: (destination: Subnet) => boolean = () => true): Iterable<Operation> {
+  /** Routes whose nexthop object and carriers stand. */
+  writes(may: May): Iterable<Operation> {
     return rowWrites(
       this.#routes,
       (route) => replaceRoute(route, this.#nameOf(route.oif)),
       may,
-      ({ destination, nexthopId }) =>
-        (nexthopId === undefined || this.#nexthops.settled(nexthopId)) &&
-        ready(destination) &&
-        !this.#blocked(destination),
+      ({ wanted }) => {
+        const peer = this.#peerOf(wanted)
+        if (peer === undefined || peer.nexthop?.differs === true) return false
+        return !peer.carriers.some(({ differs }) => differs) && !this.#blocked(wanted.destination)
+      },
     )
   }
 
   /** Wrong routes beside a right one. */
   wrong(may: May): Iterable<Operation> {
-    return deletions('route', this.#routes, deleteRoute, may, (route) => {
-      const entry = this.get(route.destination)
-      return entry !== undefined && this.#routes.settled(entry.key)
+    return deletions('route', this.#routes, deleteRoute, may, ({ held }) => {
+      const peer = this.#peerOf(held)
+      return peer !== undefined && !peer.route.differs
     })
   }
 
@@ -276,16 +281,16 @@ export class PeerRoutes {
    */
   inspect(): (destination: Subnet) => Pick<PeerStatus, 'route' | 'entries'> | undefined {
     const wrong = new Set<number>()
-    for (const [, { destination }] of this.#routes.extra()) wrong.add(subnetKey(destination))
+    for (const { held } of this.#routes.extra()) wrong.add(subnetKey(held.destination))
     return (destination) => {
-      const entry = this.get(destination)
-      if (entry === undefined) return undefined
-      const { route, nexthop, key } = entry
-      const state = this.#routes.state(key)
+      const peer = this.#peers.get(subnetKey(destination))
+      if (peer === undefined) return undefined
+      const { route, nexthop } = peer
+      const state = stateOf(route)
       const entries = { route: state === 'missing' && wrong.has(subnetKey(destination)) ? 'differs' : state }
-      const isDirect = this.#isDirect((nexthop ?? route).oif)
+      const isDirect = this.#isDirect((nexthop ?? route).wanted?.oif)
       if (nexthop === undefined) return { route: isDirect ? 'direct' : 'plain', entries }
-      const both = { ...entries, nexthop: this.#nexthops.state(nexthop.id) }
+      const both = { ...entries, nexthop: stateOf(nexthop) }
       return { route: isDirect ? 'direct' : 'nexthop', entries: both }
     }
   }
@@ -302,31 +307,47 @@ export class PeerRoutes {
 
   /** Keeps the kind of route that the kernel holds already, so that a restart over a right kernel writes nothing. */
   #choose(subnet: Subnet, path: Path): RouteEntries {
-    const { network, subnetLen } = this.#options
     const prefix = this.#isDirect(path.oif) ? DIRECT_ID_PREFIX : NEXTHOP_ID_PREFIX
-    const id = this.#supported ? nexthopIdOf(subnet, network, subnetLen, prefix) : undefined
+    const id = this.#supported ? this.#idOf(subnet, prefix) : undefined
     if (id !== undefined && (this.#plain >= PLAIN_ROUTES || !this.#few())) {
       const through = routeEntries(subnet, path, id)
-      if (this.#plain >= PLAIN_ROUTES || this.#routes.held(through.key) !== undefined) return through
+      if (this.#plain >= PLAIN_ROUTES || this.#routes.held(this.#keyOf(through.route)) !== undefined)
+        return through
     }
     return routeEntries(subnet, path, undefined)
   }
 
+  #idOf(subnet: Subnet, prefix: number): number | undefined {
+    const { network, subnetLen } = this.#options
+    return nexthopIdOf(subnet, network, subnetLen, prefix)
+  }
+
+  /** Of the thousands that are as we write them through the object of their own subnet, the subnet alone says all. */
+  #keyOf(route: Route): RouteKey {
+    const { nexthopId, destination } = route
+    if (nexthopId === undefined || !isOrdinary(route)) return routeKey(route)
+    return nexthopId === this.#idOf(destination, NEXTHOP_ID_PREFIX) ? subnetKey(destination) : routeKey(route)
+  }
+
+  #peerOf({ destination }: Route): PeerRoute | undefined {
+    return this.#peers.get(subnetKey(destination))
+  }
+
   /** Few enough peers are left for plain routes: that many more of them get one. */
   #goPlain(count: number): void {
-    if (this.#entries.size === this.#plain || !this.#few()) return
+    if (this.#peers.size === this.#plain || !this.#few()) return
     let left = count
-    for (const { route, nexthop } of this.#entries.values()) {
+    for (const { route, nexthop, carriers } of this.#peers.values()) {
       if (left === 0) return
-      if (nexthop === undefined) continue
-      this.want(route.destination, nexthop)
+      if (nexthop?.wanted === undefined || route.wanted === undefined) continue
+      this.want(route.wanted.destination, nexthop.wanted, carriers)
       left--
     }
   }
 
   /** Far enough below the limit that going back to plain routes will not soon be undone. */
   #few(): boolean {
-    return Math.max(this.#entries.size, this.#expected) < PLAIN_ROUTES * 0.75
+    return Math.max(this.#peers.size, this.#expected) < PLAIN_ROUTES * 0.75
   }
 
   #isDirect(oif: number | undefined): boolean {
@@ -345,14 +366,15 @@ export class PeerRoutes {
   #ownsRoute(route: Route): boolean {
     if (route.table !== RT_TABLE_MAIN || route.protocol === RTPROT_KERNEL) return false
     if (route.nexthopId !== undefined && isOurNexthopId(route.nexthopId)) return true
-    if (route.metric === 0 && route.tos === 0 && this.get(route.destination) !== undefined) return true
+    if (route.metric === 0 && route.tos === 0 && this.#peerOf(route) !== undefined) return true
     return this.#options.owns(route)
   }
 
+  /** Remembers somebody else's route that could be in a peer's way. */
   #noteOther(route: Route, deleted: boolean): void {
     const { table, protocol, metric, tos, destination } = route
     if (table !== RT_TABLE_MAIN || protocol === RTPROT_KERNEL || metric !== 0 || tos !== 0) return
-    if (this.#ownsRoute(route) || !contains(this.#options.network, destination.address)) return
+    if (!contains(this.#options.network, destination.address)) return
     const key = subnetKey(destination)
     const row = this.#others.get(key) ?? new Map<string, Route>()
     this.#others.set(key, row)

@@ -11,23 +11,27 @@
 import { subnetKey } from '../ip.ts'
 import type { NetlinkRequest } from '../netlink/request.ts'
 import { deleteRoute, type Route } from '../netlink/route.ts'
-import type { DeltaTracker } from './delta.ts'
+import type { DeltaTracker, MissingRow } from './delta.ts'
 import { deletions, type May, type Operation, writes } from './operations.ts'
 
-type Routes = DeltaTracker<string, Route>
+/** What a route is found by: see `PeerRoutes`. */
+export type RouteKey = number | string
+type Routes = DeltaTracker<RouteKey, Route>
 
 /** The wrong routes in the rows of routes that are yet to be written, by destination; the keys of each row in order. */
-function wrongRows(routes: Routes): Map<number, string[]> {
-  const wrong = new Map<number, string[]>()
-  for (const [key, { destination, metric, tos }] of routes.extra()) {
+function wrongRows(routes: Routes): Map<number, RouteKey[]> {
+  const wrong = new Map<number, RouteKey[]>()
+  for (const { key, held } of routes.extra()) {
+    const { destination, metric, tos } = held
     if (metric !== 0 || tos !== 0) continue
     const row = wrong.get(subnetKey(destination))
     if (row === undefined) wrong.set(subnetKey(destination), [key])
     else row.push(key)
   }
-  const rows = new Map<number, string[]>()
-  for (const [key, { destination }, held] of routes.missing()) {
+  const rows = new Map<number, RouteKey[]>()
+  for (const { key, wanted, held } of routes.missing()) {
     if (held === undefined && wrong.size === 0) continue
+    const { destination } = wanted
     const others = wrong.get(subnetKey(destination))
     // One that is held with another value is in its own way.
     if (held !== undefined || others !== undefined)
@@ -38,9 +42,9 @@ function wrongRows(routes: Routes): Map<number, string[]> {
 
 /** Deletes all but the first of the wrong routes in a row that is yet to be written. */
 export function surplus(routes: Routes, may: May): Iterable<Operation> {
-  const surplus = new Set<string>()
+  const surplus = new Set<RouteKey>()
   for (const [, ...rest] of wrongRows(routes).values()) for (const key of rest) surplus.add(key)
-  return surplus.size === 0 ? [] : deletions('route', routes, deleteRoute, may, (_, key) => surplus.has(key))
+  return surplus.size === 0 ? [] : deletions('route', routes, deleteRoute, may, ({ key }) => surplus.has(key))
 }
 
 /** Writes what is wanted and not held, at metric 0, as far as `when` lets it. */
@@ -48,19 +52,18 @@ export function* rowWrites(
   routes: Routes,
   request: (route: Route) => NetlinkRequest,
   may: May,
-  when: (route: Route) => boolean,
+  when: (row: MissingRow<RouteKey, Route>) => boolean,
 ): Generator<Operation> {
   const rows = wrongRows(routes)
   for (const operation of writes('route', routes, request, may, when)) {
-    const entry = rows.size === 0 ? undefined : routes.wanted(String(operation.key))
-    const row = entry && rows.get(subnetKey(entry.destination))
-    if (row === undefined) {
+    const wrong = rows.size === 0 ? undefined : rows.get(subnetKey(operation.row.wanted.destination))
+    if (wrong === undefined) {
       yield operation
       continue
     }
     const { table, key, action } = operation
     const acknowledged = (): void => {
-      for (const wrong of row) routes.lose(wrong)
+      for (const other of wrong) routes.lose(other)
       operation.acknowledged()
     }
     yield { table, key, action, request: operation.request, acknowledged }

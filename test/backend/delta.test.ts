@@ -3,7 +3,10 @@ import { describe, expect, it } from 'vitest'
 import { DeltaTracker } from '../../src/backend/delta.ts'
 
 const tracker = (): DeltaTracker<string, number> => new DeltaTracker((a, b) => a === b)
-const delta = (t: DeltaTracker<string, number>) => ({ missing: [...t.missing()], extra: [...t.extra()] })
+const delta = (t: DeltaTracker<string, number>) => ({
+  missing: Array.from(t.missing(), ({ key, wanted, held }) => [key, wanted, held]),
+  extra: Array.from(t.extra(), ({ key, held }) => [key, held]),
+})
 
 describe('DeltaTracker', () => {
   it('asks for what is wanted and not held', () => {
@@ -79,12 +82,18 @@ describe('DeltaTracker', () => {
           const missing = [...wanted].filter(([k, v]) => held.get(k) !== v)
           const extra = [...held].filter(([k]) => !wanted.has(k))
           const told = [...t.missing()]
-          expect(new Map(told.map(([k, v]) => [k, v]))).toEqual(new Map(missing))
-          for (const [k, , v] of told) expect(v).toBe(held.get(k))
-          expect(new Map(t.extra())).toEqual(new Map(extra))
+          expect(told.length).toBe(missing.length)
+          expect(new Map(told.map((row) => [row.key, row.wanted]))).toEqual(new Map(missing))
+          for (const row of told) expect(row.held).toBe(held.get(row.key))
+          expect(new Map(Array.from(t.extra(), (row) => [row.key, row.held]))).toEqual(new Map(extra))
+          expect(t.counts).toEqual({
+            wanted: wanted.size,
+            held: held.size,
+            differing: missing.length + extra.length,
+          })
         }
-        for (const [key, value] of t.missing()) held.set(key, value)
-        for (const [key] of t.extra()) held.delete(key)
+        for (const { key, wanted } of t.missing()) held.set(key, wanted)
+        for (const { key } of t.extra()) held.delete(key)
         expect(held).toEqual(wanted)
       }),
     )

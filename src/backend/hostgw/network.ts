@@ -15,7 +15,7 @@ import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
 import { GatewayPeers } from '../gateways.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus } from '../model.ts'
-import type { May, Operation, TableKey } from '../operations.ts'
+import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler } from '../reconciler.ts'
 import { isOnLink, type Path, PeerRoutes } from '../routes.ts'
 
@@ -123,7 +123,7 @@ class HostGwModel implements Model {
     return this.#peers.subnets()
   }
 
-  plan(may: May): Iterable<Iterable<Operation>> {
+  plan(may: May): Iterable<Step> {
     return this.#ready ? this.#routes.plan(may) : []
   }
 

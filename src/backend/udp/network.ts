@@ -23,7 +23,7 @@ import {
   type PeerStatus,
 } from '../model.ts'
 import { NetworkRoute } from '../networkroute.ts'
-import type { May, Operation, TableKey } from '../operations.ts'
+import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler } from '../reconciler.ts'
 import type { Tunnel } from './tunnel.ts'
 
@@ -219,9 +219,9 @@ class UdpModel implements Model {
     for (const { subnet } of this.#peers.values()) yield subnet
   }
 
-  *plan(may: May): Generator<Iterable<Operation>> {
-    yield this.#network.writes(may)
-    yield this.#network.deletions(may)
+  *plan(may: May): Generator<Step> {
+    yield [this.#network.writes(may)]
+    yield [this.#network.deletions(may)]
   }
 
   inspect(): (subnet: Subnet) => PeerStatus | undefined {

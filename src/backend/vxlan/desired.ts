@@ -8,24 +8,20 @@ import type { Vtep } from './vtep.ts'
 export type WantedNeighbour = Neighbour & { readonly address: Ipv4; readonly mac: MacAddress }
 export type WantedFdbEntry = FdbEntry & { readonly destination: Ipv4 }
 
-/** What carries a peer's packets through the tunnel, below its route. A direct peer has none of it. */
-export interface TunnelEntries {
-  readonly neighbour: WantedNeighbour
-  readonly fdb: WantedFdbEntry
-  /** Of the FDB entry, made once: thousands are looked up by it. */
-  readonly fdbKey: string
-}
-
 /** Interface indexes of `flannel.<VNI>` and of the interface under it. */
 export interface Links {
   readonly device: number
   readonly parent: number
 }
 
-/** Pure: the entries for one peer, exactly as flannel writes them (RTM_NEWNEIGH twice). */
-export function tunnelEntries(vtep: Vtep, { device }: Links): TunnelEntries {
-  const { subnet, mac, underlay } = vtep
-  const fdb = {
+/** Pure: the neighbour of one peer, exactly as flannel writes it (RTM_NEWNEIGH). */
+export function wantedNeighbour({ subnet, mac }: Vtep, { device }: Links): WantedNeighbour {
+  return { index: device, address: subnet.address, mac, state: NUD_PERMANENT, flags: 0 }
+}
+
+/** Pure: the FDB entry of one peer, exactly as flannel writes it (RTM_NEWNEIGH of family AF_BRIDGE). */
+export function wantedFdbEntry({ mac, underlay }: Vtep, { device }: Links): WantedFdbEntry {
+  return {
     index: device,
     mac,
     destination: underlay,
@@ -33,11 +29,6 @@ export function tunnelEntries(vtep: Vtep, { device }: Links): TunnelEntries {
     flags: NTF_SELF,
     port: undefined,
     vni: undefined,
-  }
-  return {
-    neighbour: { index: device, address: subnet.address, mac, state: NUD_PERMANENT, flags: 0 },
-    fdb,
-    fdbKey: fdbKey(fdb),
   }
 }
 
@@ -49,10 +40,4 @@ export function pathTo(vtep: Vtep, direct: boolean, { device, parent }: Links): 
   return direct
     ? { gateway: vtep.underlay, oif: parent, onlink: false }
     : { gateway: vtep.subnet.address, oif: device, onlink: true }
-}
-
-/** What RTM_DELNEIGH finds an FDB entry by: one MAC may have several destinations. */
-export function fdbKey({ mac, destination, port, vni }: FdbEntry): string {
-  const rest = port === undefined && vni === undefined ? '' : ` ${port ?? ''} ${vni ?? ''}`
-  return `${mac} ${destination ?? ''}${rest}`
 }

@@ -4,7 +4,7 @@ import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus } from '../model.ts'
-import type { May, Operation, TableKey } from '../operations.ts'
+import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler, type ReconcilerOptions } from '../reconciler.ts'
 import { isOnLink, PeerRoutes } from '../routes.ts'
 import type { Links } from './desired.ts'
@@ -173,10 +173,8 @@ class VxlanModel implements Model {
     return this.#peers.subnets()
   }
 
-  plan(may: May): Iterable<Iterable<Operation>> {
-    const tunnel = (destination: Subnet) => this.#peers.tunnel(destination)
-    const { name } = this.device
-    return plan({ tables: this.#tables, routes: this.#routes, deviceName: name, tunnel, may })
+  plan(may: May): Iterable<Step> {
+    return plan({ tables: this.#tables, routes: this.#routes, deviceName: this.device.name, may })
   }
 
   counts() {

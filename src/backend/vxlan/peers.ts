@@ -1,9 +1,19 @@
-import { formatIpv4, formatSubnet, type MacAddress, type Subnet, subnetKey } from '../../ip.ts'
+import { formatIpv4, formatSubnet, type Ipv4, type MacAddress, type Subnet, subnetKey } from '../../ip.ts'
+import type { FdbEntry } from '../../netlink/fdb.ts'
+import type { Neighbour } from '../../netlink/neighbour.ts'
 import type { Lease } from '../../subnet/lease.ts'
+import { type Row, stateOf } from '../delta.ts'
 import { type PeerStatus, UnusableLease } from '../model.ts'
 import type { PeerRoutes } from '../routes.ts'
-import { type Links, pathTo, type TunnelEntries, tunnelEntries } from './desired.ts'
-import { neighbourKey, type Tables } from './tables.ts'
+import {
+  type Links,
+  pathTo,
+  type WantedFdbEntry,
+  type WantedNeighbour,
+  wantedFdbEntry,
+  wantedNeighbour,
+} from './desired.ts'
+import type { Tables } from './tables.ts'
 import { type Vtep, vtepOf } from './vtep.ts'
 
 export interface PeersOptions {
@@ -19,9 +29,14 @@ interface Peer {
   modifiedIndex: number
   /** Whether its entries are wanted; of those that share a MAC not all can be. */
   wanted: boolean
-  /** Undefined, too, for a direct peer. */
-  tunnel: TunnelEntries | undefined
+  /** What carries its packets through the tunnel, below its route. Undefined for a direct peer, and while not wanted. */
+  tunnel: Tunnel | undefined
 }
+
+type Tunnel = readonly [
+  neighbour: Row<Ipv4, Neighbour, WantedNeighbour>,
+  fdb: Row<string, FdbEntry, WantedFdbEntry>,
+]
 
 /** The remote VTEPs, and through them what the tables want. Writes nothing to the kernel. */
 export class Peers {
@@ -39,18 +54,9 @@ export class Peers {
     for (const peer of this.#peers.values()) yield peer.vtep.subnet
   }
 
-  /** What carries the peer that has this destination through the tunnel. */
-  tunnel(destination: Subnet): TunnelEntries | undefined {
-    return this.#peers.get(subnetKey(destination))?.tunnel
-  }
-
   /** For one walk over all peers: tells how what carries a peer stands in the kernel. */
   inspect(): (subnet: Subnet) => PeerStatus | undefined {
-    const { tables, routes } = this.#options
-    const routeTo = routes.inspect()
-    // A MAC that leads elsewhere is an entry with another key.
-    const misled = new Set<MacAddress>()
-    for (const [, { mac }] of tables.fdb.extra()) misled.add(mac)
+    const routeTo = this.#options.routes.inspect()
     return (subnet) => {
       const peer = this.#peers.get(subnetKey(subnet))
       if (peer === undefined) return undefined
@@ -59,12 +65,8 @@ export class Peers {
       const there = routeTo(subnet)
       if (there === undefined) return { ...about, route: 'none', entries: {} }
       if (tunnel === undefined) return { ...about, ...there }
-      const fdb = tables.fdb.state(tunnel.fdbKey)
-      const entries = {
-        neighbour: tables.neighbours.state(neighbourKey(tunnel.neighbour)),
-        fdb: fdb === 'missing' && misled.has(vtep.mac) ? 'differs' : fdb,
-        ...there.entries,
-      } as const
+      const [neighbour, fdb] = tunnel
+      const entries = { neighbour: stateOf(neighbour), fdb: stateOf(fdb), ...there.entries }
       return { ...about, route: there.route, entries }
     }
   }
@@ -96,9 +98,13 @@ export class Peers {
     const peer: Peer = { vtep, modifiedIndex: lease.modifiedIndex, wanted: false, tunnel: undefined }
     this.#peers.set(key, peer)
     const sharing = this.#byMac.get(vtep.mac)
-    if (sharing === undefined) this.#byMac.set(vtep.mac, [peer])
-    else sharing.push(peer)
-    this.#settleMac(vtep.mac)
+    if (sharing === undefined) {
+      this.#byMac.set(vtep.mac, [peer])
+      this.#want(peer)
+    } else {
+      sharing.push(peer)
+      this.#settleMac(vtep.mac)
+    }
     // The MAC that it had may be free now for a peer that had to stand back.
     if (before !== undefined && before.vtep.mac !== vtep.mac) this.#settleMac(before.vtep.mac)
   }
@@ -145,12 +151,12 @@ export class Peers {
     const direct = isDirect(vtep)
     peer.wanted = true
     if (!direct) {
-      const tunnel = tunnelEntries(vtep, this.#links)
-      tables.neighbours.want(neighbourKey(tunnel.neighbour), tunnel.neighbour)
-      tables.fdb.want(tunnel.fdbKey, tunnel.fdb)
-      peer.tunnel = tunnel
+      peer.tunnel = [
+        tables.neighbours.want(vtep.subnet.address, wantedNeighbour(vtep, this.#links)),
+        tables.fdb.want(vtep.mac, wantedFdbEntry(vtep, this.#links)),
+      ]
     }
-    routes.want(vtep.subnet, pathTo(vtep, direct, this.#links))
+    routes.want(vtep.subnet, pathTo(vtep, direct, this.#links), peer.tunnel)
   }
 
   #unwant(peer: Peer): void {
@@ -161,9 +167,9 @@ export class Peers {
     peer.tunnel = undefined
     routes.unwant(vtep.subnet)
     if (tunnel === undefined) return
-    tables.neighbours.unwant(neighbourKey(tunnel.neighbour))
+    tables.neighbours.unwant(vtep.subnet.address)
     const shared = (this.#byMac.get(vtep.mac) ?? []).some((p) => p.tunnel !== undefined)
-    if (!shared) tables.fdb.unwant(tunnel.fdbKey)
+    if (!shared) tables.fdb.unwant(vtep.mac)
   }
 }
 

@@ -1,17 +1,13 @@
-import type { Subnet } from '../../ip.ts'
 import { deleteFdbEntry, replaceFdbEntry } from '../../netlink/fdb.ts'
 import { deleteNeighbour, replaceNeighbour } from '../../netlink/neighbour.ts'
-import { deletions, type May, type Operation, step, writes } from '../operations.ts'
+import { deletions, type May, type Step, writes } from '../operations.ts'
 import type { PeerRoutes } from '../routes.ts'
-import type { TunnelEntries } from './desired.ts'
-import { neighbourKey, type Tables } from './tables.ts'
+import type { Tables } from './tables.ts'
 
 export interface PlanContext {
   readonly tables: Tables
   readonly routes: PeerRoutes
   readonly deviceName: string
-  /** What carries the peer that has this destination; undefined where it is reached without the tunnel. */
-  readonly tunnel: (destination: Subnet) => TunnelEntries | undefined
   readonly may: May
 }
 
@@ -28,38 +24,24 @@ export interface PlanContext {
  * nothing itself. Within a step, what is acknowledged drops out while the rest is still being listed. Every key that
  * is neither wanted nor held is not touched.
  */
-export function* plan({
-  tables,
-  routes,
-  deviceName,
-  tunnel,
-  may,
-}: PlanContext): Generator<Iterable<Operation>> {
+export function* plan({ tables, routes, deviceName, may }: PlanContext): Generator<Step> {
   const { neighbours, fdb } = tables
 
-  yield routes.stale(may)
+  yield [routes.stale(may)]
 
-  yield step(
+  yield [
     writes('neighbour', neighbours, (n) => replaceNeighbour(n, deviceName), may),
     writes('fdb', fdb, (f) => replaceFdbEntry(f, deviceName), may),
     routes.nexthopWrites(may),
-  )
+  ]
 
-  yield routes.writes(may, (destination) => {
-    const entries = tunnel(destination)
-    return entries === undefined || standsFor(tables, entries)
-  })
+  yield [routes.writes(may)]
 
-  yield routes.wrong(may)
+  yield [routes.wrong(may)]
 
-  yield step(
+  yield [
     deletions('neighbour', neighbours, (n) => deleteNeighbour(n, deviceName), may),
     deletions('fdb', fdb, (f) => deleteFdbEntry(f, deviceName), may),
     routes.nexthopDeletions(may),
-  )
-}
-
-/** Whether all that a peer's route leads through is in the kernel. */
-function standsFor(tables: Tables, { neighbour, fdbKey }: TunnelEntries): boolean {
-  return tables.neighbours.settled(neighbourKey(neighbour)) && tables.fdb.settled(fdbKey)
+  ]
 }

@@ -6,7 +6,7 @@ import type { Notification } from '../../netlink/monitor.ts'
 import { dumpNeighbours, type Neighbour } from '../../netlink/neighbour.ts'
 import { DeltaTracker } from '../delta.ts'
 import type { TableKey } from '../operations.ts'
-import { fdbKey, type Links, type WantedFdbEntry, type WantedNeighbour } from './desired.ts'
+import type { Links, WantedFdbEntry, WantedNeighbour } from './desired.ts'
 
 /**
  * The kernel's neighbours and FDB entries of one VXLAN network, each as a DeltaTracker that holds only what is ours: all on
@@ -16,7 +16,9 @@ export class Tables {
   readonly neighbours = new DeltaTracker<Ipv4, Neighbour, WantedNeighbour>(
     (a, b) => a.mac === b.mac && a.state === b.state,
   )
-  readonly fdb = new DeltaTracker<string, FdbEntry, WantedFdbEntry>((a, b) => a.state === b.state)
+  readonly fdb = new DeltaTracker<string, FdbEntry, WantedFdbEntry>(
+    (a, b) => a.state === b.state && leadsToOne(a, b),
+  )
 
   /** Reads both tables whole and returns the keys that were not as believed. Throws NetlinkError. */
   load(rtnl: Rtnl, links: Links): TableKey[] {
@@ -48,17 +50,11 @@ export class Tables {
         const { value } = notification
         if (!ownsFdbEntry(value, links)) return []
         const key = fdbKey(value)
-        const changed: TableKey[] = []
-        if (!deleted && this.fdb.wanted(key) === undefined && !isGroup(value.mac)) {
-          // A unicast MAC has one destination, so that another one took the place of what was there.
-          for (const [other, held] of this.fdb.heldEntries()) {
-            if (held.mac !== value.mac || other === key) continue
-            if (this.fdb.lose(other)) changed.push({ table: 'fdb', key: other })
-          }
-        }
+        const held = this.fdb.held(key)
+        // It may have been replaced since, by us.
+        if (deleted && held !== undefined && !leadsToOne(held, value)) return []
         const news = deleted ? this.fdb.lose(key) : this.fdb.hold(key, value)
-        if (news) changed.push({ table: 'fdb', key })
-        return changed
+        return news ? [{ table: 'fdb', key }] : []
       }
       default:
         return []
@@ -69,8 +65,8 @@ export class Tables {
   #ownsNeighbour(n: Neighbour, links: Links): boolean {
     if (n.index !== links.device || typeof n.address !== 'number') return false
     return (
-      this.neighbours.wanted(n.address) !== undefined ||
-      ((n.state & NUD_PERMANENT) !== 0 && (n.state & NUD_NOARP) === 0)
+      ((n.state & NUD_PERMANENT) !== 0 && (n.state & NUD_NOARP) === 0) ||
+      this.neighbours.wanted(n.address) !== undefined
     )
   }
 }
@@ -79,11 +75,19 @@ function ownsFdbEntry(f: FdbEntry, links: Links): boolean {
   return f.index === links.device && f.destination !== undefined
 }
 
-/** A multicast or the all-zero MAC, the only ones to which the kernel gives several destinations. */
-function isGroup(mac: MacAddress): boolean {
-  return (Number.parseInt(mac.slice(0, 2), 16) & 1) === 1 || mac === '00:00:00:00:00:00'
+function leadsToOne(a: FdbEntry, b: FdbEntry): boolean {
+  return a.destination === b.destination && a.port === b.port && a.vni === b.vni
 }
 
-export function neighbourKey(n: Neighbour): Ipv4 {
+function neighbourKey(n: Neighbour): Ipv4 {
   return Number(n.address)
+}
+
+/** A MAC has one destination, which a write replaces; only to a multicast or the all-zero one the kernel gives several. */
+export function fdbKey({ mac, destination, port, vni }: FdbEntry): string {
+  return isGroup(mac) ? `${mac} ${destination ?? ''} ${port ?? ''} ${vni ?? ''}` : mac
+}
+
+function isGroup(mac: MacAddress): boolean {
+  return (Number.parseInt(mac.charAt(1), 16) & 1) === 1 || mac === '00:00:00:00:00:00'
 }

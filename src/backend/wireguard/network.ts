@@ -34,7 +34,7 @@ import {
   type PeerStatus,
 } from '../model.ts'
 import { NetworkRoute } from '../networkroute.ts'
-import { deletions, type May, type Operation, type TableKey, type TableName, writes } from '../operations.ts'
+import { deletions, type May, type Step, type TableKey, type TableName, writes } from '../operations.ts'
 import { Reconciler } from '../reconciler.ts'
 import type { WireGuardConfig } from './config.ts'
 import type { KeyPair } from './key.ts'
@@ -186,12 +186,12 @@ class WireGuardModel implements Model {
   }
 
   /** Peers before those that go, so that a subnet that changes hands is never nobody's. */
-  *plan(may: May): Generator<Iterable<Operation>> {
+  *plan(may: May): Generator<Step> {
     const { table } = this.#peers
-    yield writes('peer', table, (peer) => replacePeer(this.#device, peer), may)
-    yield deletions('peer', table, ({ publicKey }) => deletePeer(this.#device, publicKey), may)
-    yield this.#route.writes(may)
-    yield this.#route.deletions(may)
+    yield [writes('peer', table, (peer) => replacePeer(this.#device, peer), may)]
+    yield [deletions('peer', table, ({ publicKey }) => deletePeer(this.#device, publicKey), may)]
+    yield [this.#route.writes(may)]
+    yield [this.#route.deletions(may)]
   }
 
   inspect(): (subnet: Subnet) => PeerStatus | undefined {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { DIRECT_ID_PREFIX, isOurNexthopId, nexthopIdOf, routeEntries } from '../../../src/backend/routes.ts'
-import { pathTo, tunnelEntries } from '../../../src/backend/vxlan/desired.ts'
+import { pathTo, wantedFdbEntry, wantedNeighbour } from '../../../src/backend/vxlan/desired.ts'
 import { parseCidr, type Subnet } from '../../../src/ip.ts'
 
 const vtep = { subnet: subnet('10.244.1.0/24'), mac: '02:00:00:00:00:02', underlay: 0xc0000202 }
@@ -17,7 +17,8 @@ const route = {
 
 describe("a peer's entries", () => {
   it('lead through the tunnel as flannel writes them', () => {
-    expect(tunnelEntries(vtep, links)).toMatchObject({ neighbour, fdb })
+    expect(wantedNeighbour(vtep, links)).toEqual(neighbour)
+    expect(wantedFdbEntry(vtep, links)).toEqual(fdb)
     expect(routeEntries(vtep.subnet, pathTo(vtep, false, links), undefined)).toMatchObject({
       nexthop: undefined,
       route: { ...route, gateway: 0x0af40100, oif: 4, onlink: true, nexthopId: undefined },
