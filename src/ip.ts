@@ -92,6 +92,11 @@ export function subnetKey({ address, length }: Subnet): number {
   return length === 32 ? address + 0.5 : address | (1 << (31 - length))
 }
 
+/** A 32-bit number, such as an address, as a key of maps: the same bits as a signed number, of which Map is several times faster. */
+export function smallKey(bits: number): number {
+  return bits | 0
+}
+
 export function sameSubnet(a: Subnet, b: Subnet): boolean {
   return a.address === b.address && a.length === b.length
 }

@@ -13,7 +13,7 @@
  * - what the backend says in addition (`owns`): all on a device of its own, or those of a lease's shape.
  * The kernel's own routes (connected ones) are never ours; where one stands in a peer's place, the peer has to wait.
  */
-import { contains, formatSubnet, type Ipv4, type Subnet, sameSubnet, subnetKey } from '../ip.ts'
+import { contains, formatSubnet, type Ipv4, type Subnet, sameSubnet, smallKey, subnetKey } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import {
@@ -149,7 +149,7 @@ export class PeerRoutes {
     if (nexthop === undefined) this.#plain++
     this.#peers.set(key, {
       route: this.#routes.want(this.#keyOf(route), route),
-      nexthop: nexthop && this.#nexthops.want(nexthop.id, nexthop),
+      nexthop: nexthop && this.#nexthops.want(smallKey(nexthop.id), nexthop),
       carriers,
     })
   }
@@ -176,7 +176,7 @@ export class PeerRoutes {
     const surprising: TableKey[] = []
     if (this.#supported) {
       const objects = rtnl.dump(dumpNexthops({})).filter((n) => this.#ownsNexthop(n))
-      for (const key of this.#nexthops.holdExactly(objects, ({ id }) => id))
+      for (const key of this.#nexthops.holdExactly(objects, ({ id }) => smallKey(id)))
         surprising.push({ table: 'nexthop', key })
     }
     this.#connected.clear()
@@ -198,10 +198,11 @@ export class PeerRoutes {
       const { value, deleted } = notification
       if (!isOurNexthopId(value.id)) return []
       // It took the routes through it along, without a word about them.
-      if (deleted && this.#nexthops.held(value.id) !== undefined) return undefined
+      const key = smallKey(value.id)
+      if (deleted && this.#nexthops.held(key) !== undefined) return undefined
       const gone = deleted || !this.#ownsNexthop(value)
-      const news = gone ? this.#nexthops.lose(value.id) : this.#nexthops.hold(value.id, value)
-      return news ? [{ table: 'nexthop', key: value.id }] : []
+      const news = gone ? this.#nexthops.lose(key) : this.#nexthops.hold(key, value)
+      return news ? [{ table: 'nexthop', key }] : []
     }
     if (notification.kind !== 'route') return []
     const { value, deleted, replaced } = notification

@@ -1,4 +1,4 @@
-import { formatIpv4, formatSubnet, type Ipv4, type MacAddress, type Subnet, subnetKey } from '../../ip.ts'
+import { formatIpv4, formatSubnet, type MacAddress, type Subnet, smallKey, subnetKey } from '../../ip.ts'
 import type { FdbEntry } from '../../netlink/fdb.ts'
 import type { Neighbour } from '../../netlink/neighbour.ts'
 import type { Lease } from '../../subnet/lease.ts'
@@ -34,7 +34,7 @@ interface Peer {
 }
 
 type Tunnel = readonly [
-  neighbour: Row<Ipv4, Neighbour, WantedNeighbour>,
+  neighbour: Row<number, Neighbour, WantedNeighbour>,
   fdb: Row<string, FdbEntry, WantedFdbEntry>,
 ]
 
@@ -152,7 +152,7 @@ export class Peers {
     peer.wanted = true
     if (!direct) {
       peer.tunnel = [
-        tables.neighbours.want(vtep.subnet.address, wantedNeighbour(vtep, this.#links)),
+        tables.neighbours.want(smallKey(vtep.subnet.address), wantedNeighbour(vtep, this.#links)),
         tables.fdb.want(vtep.mac, wantedFdbEntry(vtep, this.#links)),
       ]
     }
@@ -167,7 +167,7 @@ export class Peers {
     peer.tunnel = undefined
     routes.unwant(vtep.subnet)
     if (tunnel === undefined) return
-    tables.neighbours.unwant(vtep.subnet.address)
+    tables.neighbours.unwant(tunnel[0].key)
     const shared = (this.#byMac.get(vtep.mac) ?? []).some((p) => p.tunnel !== undefined)
     if (!shared) tables.fdb.unwant(vtep.mac)
   }

@@ -1,4 +1,4 @@
-import type { Ipv4, MacAddress } from '../../ip.ts'
+import { type MacAddress, smallKey } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import { NUD_NOARP, NUD_PERMANENT } from '../../netlink/constants.ts'
 import { dumpFdb, type FdbEntry } from '../../netlink/fdb.ts'
@@ -13,7 +13,7 @@ import type { Links, WantedFdbEntry, WantedNeighbour } from './desired.ts'
  * `flannel.<VNI>` that are permanent, since the device is ours alone. Its routes are `PeerRoutes`' business.
  */
 export class Tables {
-  readonly neighbours = new DeltaTracker<Ipv4, Neighbour, WantedNeighbour>(
+  readonly neighbours = new DeltaTracker<number, Neighbour, WantedNeighbour>(
     (a, b) => a.mac === b.mac && a.state === b.state,
   )
   readonly fdb = new DeltaTracker<string, FdbEntry, WantedFdbEntry>(
@@ -66,7 +66,7 @@ export class Tables {
     if (n.index !== links.device || typeof n.address !== 'number') return false
     return (
       ((n.state & NUD_PERMANENT) !== 0 && (n.state & NUD_NOARP) === 0) ||
-      this.neighbours.wanted(n.address) !== undefined
+      this.neighbours.wanted(smallKey(n.address)) !== undefined
     )
   }
 }
@@ -79,8 +79,8 @@ function leadsToOne(a: FdbEntry, b: FdbEntry): boolean {
   return a.destination === b.destination && a.port === b.port && a.vni === b.vni
 }
 
-function neighbourKey(n: Neighbour): Ipv4 {
-  return Number(n.address)
+function neighbourKey(n: Neighbour): number {
+  return smallKey(Number(n.address))
 }
 
 /** A MAC has one destination, which a write replaces; only to a multicast or the all-zero one the kernel gives several. */
