@@ -17,7 +17,7 @@ import {
 } from './constants.ts'
 import { formatIp } from './format.ts'
 import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
-import { AttributeReader, getU32, PayloadWriter } from './wire.ts'
+import { AttributeReader, getU32, type MessageWriter } from './wire.ts'
 
 export interface Address {
   readonly index: number
@@ -44,16 +44,12 @@ interface AddressOf {
 // struct ifaddrmsg { u8 ifa_family; u8 ifa_prefixlen; u8 ifa_flags; u8 ifa_scope; u32 ifa_index; }
 const IFADDRMSG = 8
 
-function encode({ index, address, length }: AddressOf): Uint8Array {
-  return new PayloadWriter(24)
-    .u8(typeof address === 'number' ? AF_INET : AF_INET6)
-    .u8(length)
-    .u8(0)
-    .u8(0)
+function encode(writer: MessageWriter, { index, address, length }: AddressOf): void {
+  writer
+    .octets(typeof address === 'number' ? AF_INET : AF_INET6, length, 0, 0)
     .u32(index)
     .attributeIp(IFA_LOCAL, address)
     .attributeIp(IFA_ADDRESS, address)
-    .finish()
 }
 
 /** Adds an address of global scope, without label or broadcast; EEXIST when the device has it. */
@@ -61,7 +57,7 @@ export function addAddress(address: AddressOf): NetlinkRequest {
   return {
     type: RTM_NEWADDR,
     flags: NLM_F_CREATE | NLM_F_EXCL,
-    payload: encode(address),
+    encode: (writer) => encode(writer, address),
     operation: () => `add address ${formatIp(address.address)}/${address.length} to ${address.name}`,
   }
 }
@@ -71,7 +67,7 @@ export function deleteAddress(address: AddressOf): NetlinkRequest {
   return {
     type: RTM_DELADDR,
     flags: 0,
-    payload: encode(address),
+    encode: (writer) => encode(writer, address),
     operation: () => `delete address ${formatIp(address.address)}/${address.length} from ${address.name}`,
   }
 }
@@ -82,13 +78,7 @@ export function dumpAddresses(of: { readonly family: 4 | 6; readonly index?: num
   return {
     type: RTM_GETADDR,
     flags: NLM_F_DUMP,
-    payload: new PayloadWriter(IFADDRMSG)
-      .u8(family)
-      .u8(0)
-      .u8(0)
-      .u8(0)
-      .u32(of.index ?? 0)
-      .finish(),
+    encode: (writer) => writer.octets(family, 0, 0, 0).u32(of.index ?? 0),
     operation: () => `list IPv${of.family} addresses`,
     decode: only(decodeAddress, ({ index }) => of.index === undefined || index === of.index),
   }

@@ -24,11 +24,14 @@ import { errnoName, NetlinkError } from './errors.ts'
 import type { DumpRequest, NetlinkRequest } from './request.ts'
 import type { NetlinkSocket } from './socket.ts'
 import { noTrace, type Tracing, traceDatagram } from './trace.ts'
-import { align, MessageReader, NLMSG_HDRLEN, setU16, writeHeader } from './wire.ts'
+import { MessageReader, MessageWriter, setU16 } from './wire.ts'
 
 const CHUNK = 64 << 10
 /** All connections share it: what is put into it is sent before anything else is. */
 const chunk = new Uint8Array(CHUNK)
+const writer = new MessageWriter(chunk)
+
+const LAST_SEQUENCE = 0xffffffff - CHUNK
 
 /** A table that changes all the time interrupts dumps; after this many the answer is "cannot tell". */
 const DUMP_ATTEMPTS = 10
@@ -117,24 +120,16 @@ export class Rtnl {
   /** Sends the requests from `first` on that fit into one datagram, and returns how many those were. */
   #doChunk(requests: readonly NetlinkRequest[], first: number, errors: (NetlinkError | undefined)[]): number {
     const firstSequence = this.#nextSequence()
-    let sequence = firstSequence
     let length = 0
     let last = 0
     let count = 0
-    for (; first + count < requests.length; count++) {
-      const { type, flags, payload } = requests[first + count] as NetlinkRequest
-      const size = NLMSG_HDRLEN + align(payload.length)
-      if (length + size > CHUNK) break
-      if (count > 0) sequence = this.#nextSequence()
+    for (writer.reset(); first + count < requests.length; count++) {
+      if (!write(requests[first + count] as NetlinkRequest, firstSequence + count)) break
       last = length
-      writeHeader(chunk, length, { type, flags: flags | NLM_F_REQUEST, sequence, portId: 0 }, payload.length)
-      const at = length + NLMSG_HDRLEN
-      for (let i = 0; i < payload.length; i++) chunk[at + i] = payload[i] as number
-      length += size
-      chunk.fill(0, at + payload.length, length)
+      length = writer.length
     }
-    if (count === 0)
-      throw new RangeError(`a request of more than ${CHUNK} bytes: ${requests[first]?.operation()}`)
+    if (count === 0) throw tooLong(requests[first] as NetlinkRequest)
+    this.#sequence += count - 1
     setU16(chunk, last + 6, (requests[first + count - 1] as NetlinkRequest).flags | NLM_F_REQUEST | NLM_F_ACK)
 
     this.counters.batches++
@@ -210,16 +205,12 @@ export class Rtnl {
   }
 
   /** Sends a question, and takes the messages of its answer until `take` says that it was the last. Returns whether it did. */
-  #ask(
-    { type, flags, payload, operation }: NetlinkRequest,
-    take: (message: MessageReader) => boolean,
-  ): boolean {
+  #ask(request: NetlinkRequest, take: (message: MessageReader) => boolean): boolean {
     const sequence = this.#nextSequence()
-    const length = NLMSG_HDRLEN + payload.length
-    writeHeader(chunk, 0, { type, flags: flags | NLM_F_REQUEST, sequence, portId: 0 }, payload.length)
-    chunk.set(payload, NLMSG_HDRLEN)
+    writer.reset()
+    if (!write(request, sequence)) throw tooLong(request)
     try {
-      this.#send(chunk.subarray(0, length))
+      this.#send(chunk.subarray(0, writer.length))
       for (let datagram = this.#receive(); datagram !== undefined; datagram = this.#receive()) {
         for (const message = new MessageReader(datagram); message.next(); ) {
           // What is left of an earlier exchange that broke off has another number.
@@ -233,7 +224,7 @@ export class Rtnl {
       const { errno, kernelMessage } = asNetlinkError(error)
       // The kernel takes no further dump before this one is read to its end.
       this.#discard()
-      throw new NetlinkError(operation(), errno, kernelMessage ?? LOST)
+      throw new NetlinkError(request.operation(), errno, kernelMessage ?? LOST)
     }
   }
 
@@ -265,11 +256,23 @@ export class Rtnl {
     return datagram
   }
 
-  /** Not 0, which is what the kernel puts into its notifications. */
+  /** Not 0, which is what the kernel puts into its notifications. Those behind it are free, as many as a chunk takes. */
   #nextSequence(): number {
-    this.#sequence = this.#sequence === 0xffffffff ? 1 : this.#sequence + 1
+    this.#sequence = this.#sequence < LAST_SEQUENCE ? this.#sequence + 1 : 1
     return this.#sequence
   }
+}
+
+/** Returns whether there was room for it. */
+function write(request: NetlinkRequest, sequence: number): boolean {
+  writer.begin(request.type, request.flags | NLM_F_REQUEST, sequence)
+  request.encode(writer)
+  writer.end()
+  return writer.length <= CHUNK
+}
+
+function tooLong(request: NetlinkRequest): RangeError {
+  return new RangeError(`a request of more than ${CHUNK} bytes: ${request.operation()}`)
 }
 
 /** Passes on what is no word from the socket but a defect, such as use after close. */

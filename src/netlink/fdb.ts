@@ -20,8 +20,8 @@ import {
   RTM_NEWNEIGH,
 } from './constants.ts'
 import { NDMSG, ndmsg } from './ndmsg.ts'
-import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
-import { AttributeReader, getU16, getU32, PayloadWriter } from './wire.ts'
+import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
+import { AttributeReader, getU16, getU32 } from './wire.ts'
 
 export interface FdbEntry {
   readonly index: number
@@ -37,48 +37,52 @@ export interface FdbEntry {
   readonly vni: number | undefined
 }
 
-/** Writes an entry, permanent unless `state` says otherwise, in the place of the one with the same MAC. */
-export function replaceFdbEntry(
-  entry: {
-    readonly index: number
-    readonly mac: MacAddress
-    readonly destination: Ipv4
-    readonly state?: number
-  },
-  device: string,
-): NetlinkRequest {
-  const { index, mac, destination, state = NUD_PERMANENT } = entry
-  return {
-    type: RTM_NEWNEIGH,
-    flags: NLM_F_CREATE | NLM_F_REPLACE,
-    payload: ndmsg(new PayloadWriter(32), AF_BRIDGE, index, state, NTF_SELF)
+interface NewFdbEntry {
+  readonly index: number
+  readonly mac: MacAddress
+  readonly destination: Ipv4
+  readonly state?: number
+}
+
+type OldFdbEntry = Pick<FdbEntry, 'index' | 'mac' | 'destination'> & Partial<Pick<FdbEntry, 'port' | 'vni'>>
+
+const REPLACE: RequestKind<NewFdbEntry> = {
+  type: RTM_NEWNEIGH,
+  flags: NLM_F_CREATE | NLM_F_REPLACE,
+  encode: (writer, { index, mac, destination, state = NUD_PERMANENT }) =>
+    ndmsg(writer, AF_BRIDGE, index, state, NTF_SELF)
       .attributeMac(NDA_LLADDR, mac)
-      .attributeIp(NDA_DST, destination)
-      .finish(),
-    operation: () => `write FDB entry ${mac} -> ${formatIpv4(destination)} on ${device}`,
-  }
+      .attributeIp(NDA_DST, destination),
+  operation: ({ mac, destination }, device) =>
+    `write FDB entry ${mac} -> ${formatIpv4(destination)} on ${device}`,
+}
+
+const DELETE: RequestKind<OldFdbEntry> = {
+  type: RTM_DELNEIGH,
+  flags: 0,
+  encode(writer, { index, mac, destination, port, vni }) {
+    ndmsg(writer, AF_BRIDGE, index, 0, NTF_SELF).attributeMac(NDA_LLADDR, mac)
+    if (destination !== undefined) writer.attributeIp(NDA_DST, destination)
+    if (port !== undefined) writer.attributeU16be(NDA_PORT, port)
+    if (vni !== undefined) writer.attributeU32(NDA_VNI, vni)
+  },
+  operation({ mac, destination }, device) {
+    const to = destination === undefined ? '' : ` -> ${formatIpv4(destination)}`
+    return `delete FDB entry ${mac}${to} on ${device}`
+  },
+}
+
+/** Writes an entry, permanent unless `state` says otherwise, in the place of the one with the same MAC. */
+export function replaceFdbEntry(entry: NewFdbEntry, device: string): NetlinkRequest {
+  return new EntryRequest(REPLACE, entry, device)
 }
 
 /**
  * Deletes one destination of a MAC, or without `destination` all of them; ENOENT when the MAC has none. When it
  * has others but not this one, the kernel deletes nothing and reports success.
  */
-export function deleteFdbEntry(
-  entry: Pick<FdbEntry, 'index' | 'mac' | 'destination'> & Partial<Pick<FdbEntry, 'port' | 'vni'>>,
-  device: string,
-): NetlinkRequest {
-  const { index, mac, destination, port, vni } = entry
-  const writer = ndmsg(new PayloadWriter(32), AF_BRIDGE, index, 0, NTF_SELF).attributeMac(NDA_LLADDR, mac)
-  if (destination !== undefined) writer.attributeIp(NDA_DST, destination)
-  if (port !== undefined) writer.attributeU16be(NDA_PORT, port)
-  if (vni !== undefined) writer.attributeU32(NDA_VNI, vni)
-  const to = destination === undefined ? '' : ` -> ${formatIpv4(destination)}`
-  return {
-    type: RTM_DELNEIGH,
-    flags: 0,
-    payload: writer.finish(),
-    operation: () => `delete FDB entry ${mac}${to} on ${device}`,
-  }
+export function deleteFdbEntry(entry: OldFdbEntry, device: string): NetlinkRequest {
+  return new EntryRequest(DELETE, entry, device)
 }
 
 /** The entries of one device. Here the kernel filters by `ndm_ifindex`, not by NDA_IFINDEX as for neighbours. */
@@ -86,7 +90,7 @@ export function dumpFdb({ index }: { readonly index: number }): DumpRequest<FdbE
   return {
     type: RTM_GETNEIGH,
     flags: NLM_F_DUMP,
-    payload: ndmsg(new PayloadWriter(NDMSG), AF_BRIDGE, index, 0, 0).finish(),
+    encode: (writer) => ndmsg(writer, AF_BRIDGE, index, 0, 0),
     operation: () => `list FDB entries of device ${index}`,
     decode: only(decodeFdbEntry, (entry) => entry.index === index),
   }

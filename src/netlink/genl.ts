@@ -4,14 +4,14 @@
  */
 import { CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME, CTRL_CMD_GETFAMILY, GENL_ID_CTRL } from './constants.ts'
 import type { DumpRequest } from './request.ts'
-import { AttributeReader, PayloadWriter } from './wire.ts'
+import { AttributeReader, type MessageWriter } from './wire.ts'
 
 // struct genlmsghdr { __u8 cmd; __u8 version; __u16 reserved; }
 export const GENL_HDRLEN = 4
 
 /** Begins a payload of a family. */
-export function genlHeader(capacity: number, command: number, version: number): PayloadWriter {
-  return new PayloadWriter(capacity).u8(command).u8(version).u16(0)
+export function genlHeader(writer: MessageWriter, command: number, version: number): MessageWriter {
+  return writer.octets(command, version, 0, 0)
 }
 
 /** The number of a family; ENOENT when the kernel has none of that name, and no module to load for it. */
@@ -19,7 +19,8 @@ export function getFamily(name: string): DumpRequest<number> {
   return {
     type: GENL_ID_CTRL,
     flags: 0,
-    payload: genlHeader(32, CTRL_CMD_GETFAMILY, 1).attributeString(CTRL_ATTR_FAMILY_NAME, name).finish(),
+    encode: (writer) =>
+      genlHeader(writer, CTRL_CMD_GETFAMILY, 1).attributeString(CTRL_ATTR_FAMILY_NAME, name),
     operation: () => `look up the generic netlink family ${name}`,
     decode: decodeFamily,
   }

@@ -49,7 +49,7 @@ import {
   RTM_NEWLINK,
 } from './constants.ts'
 import type { DumpRequest, NetlinkRequest } from './request.ts'
-import { AttributeReader, getU32, PayloadWriter } from './wire.ts'
+import { AttributeReader, getU32, type MessageWriter } from './wire.ts'
 
 export interface Link {
   readonly index: number
@@ -105,8 +105,8 @@ export interface VxlanAttributes {
 // struct ifinfomsg { u8 ifi_family; u8 pad; u16 ifi_type; s32 ifi_index; u32 ifi_flags; u32 ifi_change; }
 const IFINFOMSG = 16
 
-function header(writer: PayloadWriter, index: number, flags = 0, change = 0): PayloadWriter {
-  return writer.u8(AF_UNSPEC).u8(0).u16(0).u32(index).u32(flags).u32(change)
+function header(writer: MessageWriter, index: number, flags = 0, change = 0): MessageWriter {
+  return writer.u32(AF_UNSPEC).u32(index).u32(flags).u32(change)
 }
 
 /**
@@ -125,30 +125,31 @@ export function createVxlan(device: {
   readonly mtu?: number | undefined
   readonly txQueueLength: number
 }): NetlinkRequest {
-  const writer = header(new PayloadWriter(256), 0)
-  if (device.mac !== undefined) writer.attributeMac(IFLA_ADDRESS, device.mac)
-  writer.attributeU32(IFLA_TXQLEN, device.txQueueLength)
-  if (device.mtu !== undefined) writer.attributeU32(IFLA_MTU, device.mtu)
-  writer.attributeString(IFLA_IFNAME, device.name)
-  writer.nested(IFLA_LINKINFO, () => {
-    writer.attributeText(IFLA_INFO_KIND, 'vxlan').nested(IFLA_INFO_DATA, () => {
-      if (device.parent !== 0) writer.attributeU32(IFLA_VXLAN_LINK, device.parent)
-      writer.attributeU8(IFLA_VXLAN_TTL, 0).attributeU8(IFLA_VXLAN_TOS, 0)
-      // Said, and not left to the kernel: without it, a VXLAN device learns.
-      writer.attributeU8(IFLA_VXLAN_PROXY, 0).attributeU8(IFLA_VXLAN_RSC, 0)
-      writer.attributeU8(IFLA_VXLAN_L2MISS, 0).attributeU8(IFLA_VXLAN_L3MISS, 0)
-      // A flag: present means on, whatever its value.
-      if (device.gbp) writer.attributeFlag(IFLA_VXLAN_GBP)
-      writer.attributeU32(IFLA_VXLAN_ID, device.vni)
-      if (device.local !== undefined) writer.attributeIp(IFLA_VXLAN_LOCAL, device.local)
-      writer.attributeU8(IFLA_VXLAN_LEARNING, 0)
-      if (device.port !== 0) writer.attributeU16be(IFLA_VXLAN_PORT, device.port)
-    })
-  })
   return {
     type: RTM_NEWLINK,
     flags: NLM_F_CREATE | NLM_F_EXCL,
-    payload: writer.finish(),
+    encode: (writer) => {
+      header(writer, 0)
+      if (device.mac !== undefined) writer.attributeMac(IFLA_ADDRESS, device.mac)
+      writer.attributeU32(IFLA_TXQLEN, device.txQueueLength)
+      if (device.mtu !== undefined) writer.attributeU32(IFLA_MTU, device.mtu)
+      writer.attributeString(IFLA_IFNAME, device.name)
+      writer.nested(IFLA_LINKINFO, () => {
+        writer.attributeText(IFLA_INFO_KIND, 'vxlan').nested(IFLA_INFO_DATA, () => {
+          if (device.parent !== 0) writer.attributeU32(IFLA_VXLAN_LINK, device.parent)
+          writer.attributeU8(IFLA_VXLAN_TTL, 0).attributeU8(IFLA_VXLAN_TOS, 0)
+          // Said, and not left to the kernel: without it, a VXLAN device learns.
+          writer.attributeU8(IFLA_VXLAN_PROXY, 0).attributeU8(IFLA_VXLAN_RSC, 0)
+          writer.attributeU8(IFLA_VXLAN_L2MISS, 0).attributeU8(IFLA_VXLAN_L3MISS, 0)
+          // A flag: present means on, whatever its value.
+          if (device.gbp) writer.attributeFlag(IFLA_VXLAN_GBP)
+          writer.attributeU32(IFLA_VXLAN_ID, device.vni)
+          if (device.local !== undefined) writer.attributeIp(IFLA_VXLAN_LOCAL, device.local)
+          writer.attributeU8(IFLA_VXLAN_LEARNING, 0)
+          if (device.port !== 0) writer.attributeU16be(IFLA_VXLAN_PORT, device.port)
+        })
+      })
+    },
     operation: () => `create VXLAN device ${device.name} (VNI ${device.vni})`,
   }
 }
@@ -163,38 +164,40 @@ export function createIpip(device: {
   readonly mtu: number
   readonly txQueueLength: number
 }): NetlinkRequest {
-  const writer = header(new PayloadWriter(128), 0)
-  writer.attributeU32(IFLA_TXQLEN, device.txQueueLength).attributeU32(IFLA_MTU, device.mtu)
-  writer.attributeString(IFLA_IFNAME, device.name)
-  writer.nested(IFLA_LINKINFO, () => {
-    writer
-      .attributeText(IFLA_INFO_KIND, 'ipip')
-      .nested(IFLA_INFO_DATA, () =>
-        writer
-          .attributeIp(IFLA_IPTUN_LOCAL, device.local)
-          .attributeIp(IFLA_IPTUN_REMOTE, 0)
-          .attributeU8(IFLA_IPTUN_TTL, 0)
-          .attributeU8(IFLA_IPTUN_TOS, 0)
-          .attributeU8(IFLA_IPTUN_PMTUDISC, 0),
-      )
-  })
   return {
     type: RTM_NEWLINK,
     flags: NLM_F_CREATE | NLM_F_EXCL,
-    payload: writer.finish(),
+    encode: (writer) => {
+      header(writer, 0)
+      writer.attributeU32(IFLA_TXQLEN, device.txQueueLength).attributeU32(IFLA_MTU, device.mtu)
+      writer.attributeString(IFLA_IFNAME, device.name)
+      writer.nested(IFLA_LINKINFO, () => {
+        writer
+          .attributeText(IFLA_INFO_KIND, 'ipip')
+          .nested(IFLA_INFO_DATA, () =>
+            writer
+              .attributeIp(IFLA_IPTUN_LOCAL, device.local)
+              .attributeIp(IFLA_IPTUN_REMOTE, 0)
+              .attributeU8(IFLA_IPTUN_TTL, 0)
+              .attributeU8(IFLA_IPTUN_TOS, 0)
+              .attributeU8(IFLA_IPTUN_PMTUDISC, 0),
+          )
+      })
+    },
     operation: () => `create IPIP device ${device.name}`,
   }
 }
 
 /** Creates a WireGuard device, down and without a key or peers. EOPNOTSUPP from a kernel without wireguard. */
 export function createWireGuard(device: { readonly name: string; readonly mtu: number }): NetlinkRequest {
-  const writer = header(new PayloadWriter(64), 0)
-  writer.attributeU32(IFLA_MTU, device.mtu).attributeString(IFLA_IFNAME, device.name)
-  writer.nested(IFLA_LINKINFO, () => writer.attributeText(IFLA_INFO_KIND, 'wireguard'))
   return {
     type: RTM_NEWLINK,
     flags: NLM_F_CREATE | NLM_F_EXCL,
-    payload: writer.finish(),
+    encode: (writer) => {
+      header(writer, 0)
+      writer.attributeU32(IFLA_MTU, device.mtu).attributeString(IFLA_IFNAME, device.name)
+      writer.nested(IFLA_LINKINFO, () => writer.attributeText(IFLA_INFO_KIND, 'wireguard'))
+    },
     operation: () => `create WireGuard device ${device.name}`,
   }
 }
@@ -210,11 +213,6 @@ export function changeLink(change: {
   readonly txQueueLength?: number
 }): NetlinkRequest {
   const { index, name, up, mtu, mac, rename, txQueueLength } = change
-  const writer = header(new PayloadWriter(64), index, up ? IFF_UP : 0, up === undefined ? 0 : IFF_UP)
-  if (mac !== undefined) writer.attributeMac(IFLA_ADDRESS, mac)
-  if (mtu !== undefined) writer.attributeU32(IFLA_MTU, mtu)
-  if (txQueueLength !== undefined) writer.attributeU32(IFLA_TXQLEN, txQueueLength)
-  if (rename !== undefined) writer.attributeString(IFLA_IFNAME, rename)
   const words = [
     up === undefined ? undefined : `set ${up ? 'up' : 'down'}`,
     mtu === undefined ? undefined : `set MTU ${mtu}`,
@@ -225,7 +223,13 @@ export function changeLink(change: {
   return {
     type: RTM_NEWLINK,
     flags: 0,
-    payload: writer.finish(),
+    encode: (writer) => {
+      header(writer, index, up ? IFF_UP : 0, up === undefined ? 0 : IFF_UP)
+      if (mac !== undefined) writer.attributeMac(IFLA_ADDRESS, mac)
+      if (mtu !== undefined) writer.attributeU32(IFLA_MTU, mtu)
+      if (txQueueLength !== undefined) writer.attributeU32(IFLA_TXQLEN, txQueueLength)
+      if (rename !== undefined) writer.attributeString(IFLA_IFNAME, rename)
+    },
     operation: () => `change ${name}: ${words.filter((word) => word !== undefined).join(', ')}`,
   }
 }
@@ -239,18 +243,19 @@ export function changeVxlan(change: {
   readonly parent?: number
 }): NetlinkRequest {
   const { index, name, learning, local, parent } = change
-  const writer = header(new PayloadWriter(64), index)
-  writer.nested(IFLA_LINKINFO, () => {
-    writer.attributeText(IFLA_INFO_KIND, 'vxlan').nested(IFLA_INFO_DATA, () => {
-      if (parent !== undefined) writer.attributeU32(IFLA_VXLAN_LINK, parent)
-      if (local !== undefined) writer.attributeIp(IFLA_VXLAN_LOCAL, local)
-      if (learning !== undefined) writer.attributeU8(IFLA_VXLAN_LEARNING, learning ? 1 : 0)
-    })
-  })
   return {
     type: RTM_NEWLINK,
     flags: 0,
-    payload: writer.finish(),
+    encode: (writer) => {
+      header(writer, index)
+      writer.nested(IFLA_LINKINFO, () => {
+        writer.attributeText(IFLA_INFO_KIND, 'vxlan').nested(IFLA_INFO_DATA, () => {
+          if (parent !== undefined) writer.attributeU32(IFLA_VXLAN_LINK, parent)
+          if (local !== undefined) writer.attributeIp(IFLA_VXLAN_LOCAL, local)
+          if (learning !== undefined) writer.attributeU8(IFLA_VXLAN_LEARNING, learning ? 1 : 0)
+        })
+      })
+    },
     operation: () => `change VXLAN attributes of ${name}`,
   }
 }
@@ -266,20 +271,21 @@ export function deleteLink({
   return {
     type: RTM_DELLINK,
     flags: 0,
-    payload: header(new PayloadWriter(IFINFOMSG), index).finish(),
+    encode: (writer) => header(writer, index),
     operation: () => `delete device ${name}`,
   }
 }
 
 /** One device, by name or by index; ENODEV when there is none. */
 export function getLink(which: { readonly name: string } | { readonly index: number }): DumpRequest<Link> {
-  const writer = header(new PayloadWriter(64), 'index' in which ? which.index : 0)
-  writer.attributeU32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-  if ('name' in which) writer.attributeString(IFLA_IFNAME, which.name)
   return {
     type: RTM_GETLINK,
     flags: 0,
-    payload: writer.finish(),
+    encode: (writer) => {
+      header(writer, 'index' in which ? which.index : 0)
+      writer.attributeU32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+      if ('name' in which) writer.attributeString(IFLA_IFNAME, which.name)
+    },
     operation: () => `read device ${'name' in which ? which.name : which.index}`,
     decode: decodeLink,
   }
@@ -289,7 +295,7 @@ export function dumpLinks(): DumpRequest<Link> {
   return {
     type: RTM_GETLINK,
     flags: NLM_F_DUMP,
-    payload: header(new PayloadWriter(24), 0).attributeU32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS).finish(),
+    encode: (writer) => header(writer, 0).attributeU32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS),
     operation: () => 'list devices',
     decode: decodeLink,
   }

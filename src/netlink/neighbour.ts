@@ -20,8 +20,8 @@ import {
 } from './constants.ts'
 import { formatIp } from './format.ts'
 import { NDMSG, ndmsg } from './ndmsg.ts'
-import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
-import { AttributeReader, getU16, getU32, PayloadWriter } from './wire.ts'
+import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
+import { AttributeReader, getU16, getU32 } from './wire.ts'
 
 export interface Neighbour {
   readonly index: number
@@ -34,44 +34,42 @@ export interface Neighbour {
   readonly flags: number
 }
 
-/** Writes an entry, permanent unless `state` says otherwise, in the place of the one with the same address. */
-export function replaceNeighbour(
-  entry: {
-    readonly index: number
-    readonly address: IpAddress
-    readonly mac: MacAddress
-    readonly state?: number
-  },
-  device: string,
-): NetlinkRequest {
-  const { index, address, mac, state = NUD_PERMANENT } = entry
-  return {
-    type: RTM_NEWNEIGH,
-    flags: NLM_F_CREATE | NLM_F_REPLACE,
-    payload: ndmsg(new PayloadWriter(32), family(address), index, state, 0)
+interface NewNeighbour {
+  readonly index: number
+  readonly address: IpAddress
+  readonly mac: MacAddress
+  readonly state?: number
+}
+
+const REPLACE: RequestKind<NewNeighbour> = {
+  type: RTM_NEWNEIGH,
+  flags: NLM_F_CREATE | NLM_F_REPLACE,
+  encode: (writer, { index, address, mac, state = NUD_PERMANENT }) =>
+    ndmsg(writer, family(address), index, state, 0)
       .attributeIp(NDA_DST, address)
-      .attributeMac(NDA_LLADDR, mac)
-      .finish(),
-    operation: () => `write neighbour ${formatIp(address)} -> ${mac} on ${device}`,
-  }
+      .attributeMac(NDA_LLADDR, mac),
+  operation: ({ address, mac }, device) => `write neighbour ${formatIp(address)} -> ${mac} on ${device}`,
+}
+
+const DELETE: RequestKind<Pick<Neighbour, 'index' | 'address'>> = {
+  type: RTM_DELNEIGH,
+  flags: 0,
+  encode: (writer, { index, address }) =>
+    ndmsg(writer, family(address), index, 0, 0).attributeIp(NDA_DST, address),
+  operation: ({ address }, device) => `delete neighbour ${formatIp(address)} on ${device}`,
+}
+
+/** Writes an entry, permanent unless `state` says otherwise, in the place of the one with the same address. */
+export function replaceNeighbour(entry: NewNeighbour, device: string): NetlinkRequest {
+  return new EntryRequest(REPLACE, entry, device)
 }
 
 /**
  * Deletes the entry of an address, whatever its MAC; ENOENT when there is none. It is notified twice: as changed
  * to NUD_FAILED, by us, and as deleted, by the kernel.
  */
-export function deleteNeighbour(
-  { index, address }: { readonly index: number; readonly address: IpAddress },
-  device: string,
-): NetlinkRequest {
-  return {
-    type: RTM_DELNEIGH,
-    flags: 0,
-    payload: ndmsg(new PayloadWriter(20), family(address), index, 0, 0)
-      .attributeIp(NDA_DST, address)
-      .finish(),
-    operation: () => `delete neighbour ${formatIp(address)} on ${device}`,
-  }
+export function deleteNeighbour(entry: Pick<Neighbour, 'index' | 'address'>, device: string): NetlinkRequest {
+  return new EntryRequest(DELETE, entry, device)
 }
 
 /** The entries of one device; the kernel does the filtering. */
@@ -82,9 +80,8 @@ export function dumpNeighbours(of: {
   return {
     type: RTM_GETNEIGH,
     flags: NLM_F_DUMP,
-    payload: ndmsg(new PayloadWriter(NDMSG + 8), of.family === 4 ? AF_INET : AF_INET6, 0, 0, 0)
-      .attributeU32(NDA_IFINDEX, of.index)
-      .finish(),
+    encode: (writer) =>
+      ndmsg(writer, of.family === 4 ? AF_INET : AF_INET6, 0, 0, 0).attributeU32(NDA_IFINDEX, of.index),
     operation: () => `list IPv${of.family} neighbours of device ${of.index}`,
     decode: only(decodeNeighbour, (entry) => entry.index === of.index),
   }

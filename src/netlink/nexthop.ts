@@ -17,8 +17,8 @@ import {
   RTM_NEWNEXTHOP,
   RTNH_F_ONLINK,
 } from './constants.ts'
-import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
-import { AttributeReader, getU32, PayloadWriter } from './wire.ts'
+import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
+import { AttributeReader, getU32, type MessageWriter } from './wire.ts'
 
 export interface Nexthop {
   readonly id: number
@@ -33,46 +33,50 @@ export interface Nexthop {
 // struct nhmsg { u8 nh_family; u8 nh_scope; u8 nh_protocol; u8 resvd; u32 nh_flags; }
 const NHMSG = 8
 
-function header(writer: PayloadWriter, family: number, protocol = 0, flags = 0): PayloadWriter {
-  return writer.u8(family).u8(0).u8(protocol).u8(0).u32(flags)
+function header(writer: MessageWriter, family: number, protocol = 0, flags = 0): MessageWriter {
+  return writer.octets(family, 0, protocol, 0).u32(flags)
+}
+
+const REPLACE: RequestKind<Nexthop> = {
+  type: RTM_NEWNEXTHOP,
+  flags: NLM_F_CREATE | NLM_F_REPLACE,
+  encode(writer, { id, gateway, oif, onlink, protocol }) {
+    header(writer, AF_INET, protocol, onlink ? RTNH_F_ONLINK : 0).attributeU32(NHA_ID, id)
+    if (gateway !== undefined) writer.attributeIp(NHA_GATEWAY, gateway)
+    writer.attributeU32(NHA_OIF, oif)
+  },
+  operation({ id, gateway }, device) {
+    const via = gateway === undefined ? '' : ` via ${formatIpv4(gateway)}`
+    return `write nexthop ${id}${via} on ${device}`
+  },
+}
+
+const DELETE: RequestKind<number> = {
+  type: RTM_DELNEXTHOP,
+  flags: 0,
+  encode: (writer, id) => header(writer, AF_UNSPEC).attributeU32(NHA_ID, id),
+  operation: (id) => `delete nexthop ${id}`,
 }
 
 /** Writes a nexthop in the place of the one with the same id; routes through it follow. */
 export function replaceNexthop(nexthop: Nexthop, device: string): NetlinkRequest {
-  const { id, gateway, oif, onlink, protocol } = nexthop
-  const writer = header(new PayloadWriter(32), AF_INET, protocol, onlink ? RTNH_F_ONLINK : 0)
-  writer.attributeU32(NHA_ID, id)
-  if (gateway !== undefined) writer.attributeIp(NHA_GATEWAY, gateway)
-  writer.attributeU32(NHA_OIF, oif)
-  const via = gateway === undefined ? '' : ` via ${formatIpv4(gateway)}`
-  return {
-    type: RTM_NEWNEXTHOP,
-    flags: NLM_F_CREATE | NLM_F_REPLACE,
-    payload: writer.finish(),
-    operation: () => `write nexthop ${id}${via} on ${device}`,
-  }
+  return new EntryRequest(REPLACE, nexthop, device)
 }
 
 /** Deletes a nexthop, and with it every route through it; ENOENT when there is none. */
 export function deleteNexthop(id: number): NetlinkRequest {
-  return {
-    type: RTM_DELNEXTHOP,
-    flags: 0,
-    payload: header(new PayloadWriter(NHMSG + 8), AF_UNSPEC)
-      .attributeU32(NHA_ID, id)
-      .finish(),
-    operation: () => `delete nexthop ${id}`,
-  }
+  return new EntryRequest(DELETE, id, '')
 }
 
 /** All nexthops, or those on one device. EOPNOTSUPP from a kernel that has none of this. */
 export function dumpNexthops({ oif }: { readonly oif?: number } = {}): DumpRequest<Nexthop> {
-  const writer = header(new PayloadWriter(NHMSG + 8), AF_UNSPEC)
-  if (oif !== undefined) writer.attributeU32(NHA_OIF, oif)
   return {
     type: RTM_GETNEXTHOP,
     flags: NLM_F_DUMP,
-    payload: writer.finish(),
+    encode: (writer) => {
+      header(writer, AF_UNSPEC)
+      if (oif !== undefined) writer.attributeU32(NHA_OIF, oif)
+    },
     operation: () => 'list nexthops',
     decode: only(decodeNexthop, (nexthop) => oif === undefined || nexthop.oif === oif),
   }

@@ -2,7 +2,7 @@ import { AF_UNSPEC, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFTA_GEN_ID } from './
 import { NetlinkError } from './errors.ts'
 import type { DumpRequest } from './request.ts'
 import type { NetlinkSocket } from './socket.ts'
-import { AttributeReader, PayloadWriter } from './wire.ts'
+import { AttributeReader } from './wire.ts'
 
 // struct nfgenmsg { __u8 nfgen_family; __u8 version; __be16 res_id; }
 const NFGEN_HDRLEN = 4
@@ -15,7 +15,7 @@ export function getGeneration(): DumpRequest<number> {
   return {
     type: NFNL_SUBSYS_NFTABLES | NFT_MSG_GETGEN,
     flags: 0,
-    payload: new PayloadWriter(NFGEN_HDRLEN).u8(AF_UNSPEC).u8(0).u16(0).finish(),
+    encode: (writer) => writer.octets(AF_UNSPEC, 0, 0, 0),
     operation: () => 'read the generation of the nftables ruleset',
     decode: decodeGeneration,
   }

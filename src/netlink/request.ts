@@ -1,13 +1,57 @@
+import type { MessageWriter } from './wire.ts'
+
 /** What a noun's file makes and `Rtnl` sends: one message, and how to speak of it in an error. */
 export interface NetlinkRequest {
   readonly type: number
   /** Without NLM_F_REQUEST and NLM_F_ACK, which are the connection's business. */
   readonly flags: number
-  readonly payload: Uint8Array
   /** Of a deletion: an errno with which the kernel says "not there", beyond those that always say so. */
-  readonly gone?: string
+  readonly gone?: string | undefined
   /** "write FDB entry 02:00:00:00:00:02 -> 192.0.2.2 on flannel.1"; built only when there is an error to report. */
-  readonly operation: () => string
+  operation(): string
+  /** Writes the payload, now or later, and the same each time. */
+  encode(writer: MessageWriter): void
+}
+
+/** What all requests of one kind have in common: one value for thousands of them. */
+export interface RequestKind<E> {
+  readonly type: number
+  readonly flags: number
+  readonly gone?: string
+  encode(writer: MessageWriter, entry: E): void
+  operation(entry: E, device: string): string
+}
+
+/**
+ * A request about one entry of a table. A resync makes tens of thousands of them, of several kinds mixed: so it is small, holds
+ * no function of its own, and looks the same to V8 whatever its kind. The entry must not change before it is sent.
+ */
+export class EntryRequest<E> implements NetlinkRequest {
+  readonly type: number
+  readonly flags: number
+  readonly #kind: RequestKind<E>
+  readonly #entry: E
+  readonly #device: string
+
+  constructor(kind: RequestKind<E>, entry: E, device: string) {
+    this.type = kind.type
+    this.flags = kind.flags
+    this.#kind = kind
+    this.#entry = entry
+    this.#device = device
+  }
+
+  get gone(): string | undefined {
+    return this.#kind.gone
+  }
+
+  operation(): string {
+    return this.#kind.operation(this.#entry, this.#device)
+  }
+
+  encode(writer: MessageWriter): void {
+    this.#kind.encode(writer, this.#entry)
+  }
 }
 
 /** A request that is answered with entries, and how to read one. */

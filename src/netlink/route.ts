@@ -21,8 +21,8 @@ import {
   RTM_NEWROUTE,
   RTNH_F_ONLINK,
 } from './constants.ts'
-import { type DumpRequest, type NetlinkRequest, only } from './request.ts'
-import { AttributeReader, getU32, PayloadWriter } from './wire.ts'
+import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
+import { AttributeReader, getU32, type MessageWriter } from './wire.ts'
 
 export interface Route {
   readonly destination: Subnet
@@ -60,18 +60,12 @@ const RTMSG = 12
 /** What makes a route; `cloned` only comes from the kernel, and `multipath` only goes back there in a deletion. */
 export type RouteSpec = Omit<Route, 'cloned' | 'multipath'> & Partial<Pick<Route, 'multipath'>>
 
-function encode(route: RouteSpec): Uint8Array {
+function encode(writer: MessageWriter, route: RouteSpec): void {
   // A route through a nexthop object must not repeat what the object says.
   const own = route.nexthopId === undefined
-  const writer = new PayloadWriter(36)
-    .u8(AF_INET)
-    .u8(route.destination.length)
-    .u8(0)
-    .u8(route.tos)
-    .u8(route.table < 256 ? route.table : 0)
-    .u8(route.protocol)
-    .u8(route.scope)
-    .u8(route.type)
+  writer
+    .octets(AF_INET, route.destination.length, 0, route.tos)
+    .octets(route.table < 256 ? route.table : 0, route.protocol, route.scope, route.type)
     .u32(own && route.onlink ? RTNH_F_ONLINK : 0)
   if (route.destination.length > 0) writer.attributeIp(RTA_DST, route.destination.address)
   if (route.table >= 256) writer.attributeU32(RTA_TABLE, route.table)
@@ -81,7 +75,6 @@ function encode(route: RouteSpec): Uint8Array {
   if (own && route.gateway !== undefined) writer.attributeIp(RTA_GATEWAY, route.gateway)
   if (own && route.oif !== undefined) writer.attributeU32(RTA_OIF, route.oif)
   if (own && route.multipath !== undefined) writer.attributeBytes(RTA_MULTIPATH, route.multipath)
-  return writer.finish()
 }
 
 function words(route: RouteSpec, device: string): string {
@@ -92,17 +85,32 @@ function words(route: RouteSpec, device: string): string {
   return `${formatSubnet(route.destination)}${nexthop}${gateway}${device && ` on ${device}`}${metric}${table}`
 }
 
+const REPLACE: RequestKind<RouteSpec> = {
+  type: RTM_NEWROUTE,
+  flags: NLM_F_CREATE | NLM_F_REPLACE,
+  encode,
+  operation: (route, device) => `write route ${words(route, device)}`,
+}
+
+const DELETE: RequestKind<RouteSpec> = {
+  type: RTM_DELROUTE,
+  flags: 0,
+  encode,
+  operation: (route, device) => `delete route ${words(route, device)}`,
+}
+
+const DELETE_THROUGH_NEXTHOP: RequestKind<RouteSpec> = {
+  ...DELETE,
+  // No object of this number, so no route through it.
+  gone: 'EINVAL',
+}
+
 /**
  * Writes a route in the place of the one with the same destination, TOS and metric, if there is one: whoever
  * made that, and whichever device it goes to. Without `oif` the kernel finds the device.
  */
 export function replaceRoute(route: RouteSpec, device: string): NetlinkRequest {
-  return {
-    type: RTM_NEWROUTE,
-    flags: NLM_F_CREATE | NLM_F_REPLACE,
-    payload: encode(route),
-    operation: () => `write route ${words(route, device)}`,
-  }
+  return new EntryRequest(REPLACE, route, device)
 }
 
 /**
@@ -111,14 +119,7 @@ export function replaceRoute(route: RouteSpec, device: string): NetlinkRequest {
  * that it may take another one than was meant: its notification tells.
  */
 export function deleteRoute(route: RouteSpec, device = ''): NetlinkRequest {
-  return {
-    type: RTM_DELROUTE,
-    flags: 0,
-    payload: encode(route),
-    // No object of this number, so no route through it.
-    ...(route.nexthopId !== undefined && { gone: 'EINVAL' }),
-    operation: () => `delete route ${words(route, device)}`,
-  }
+  return new EntryRequest(route.nexthopId === undefined ? DELETE : DELETE_THROUGH_NEXTHOP, route, device)
 }
 
 /** The routes that have all of what is given; the kernel does the filtering. */
@@ -126,22 +127,14 @@ export function dumpRoutes(
   filter: { readonly table?: number; readonly oif?: number; readonly protocol?: number } = {},
 ): DumpRequest<Route> {
   const { table, oif, protocol = 0 } = filter
-  const writer = new PayloadWriter(RTMSG + 16)
-    .u8(AF_INET)
-    .u8(0)
-    .u8(0)
-    .u8(0)
-    .u8(0)
-    .u8(protocol)
-    .u8(0)
-    .u8(0)
-    .u32(0)
-  if (table !== undefined) writer.attributeU32(RTA_TABLE, table)
-  if (oif !== undefined) writer.attributeU32(RTA_OIF, oif)
   return {
     type: RTM_GETROUTE,
     flags: NLM_F_DUMP,
-    payload: writer.finish(),
+    encode: (writer) => {
+      writer.octets(AF_INET, 0, 0, 0).octets(0, protocol, 0, 0).u32(0)
+      if (table !== undefined) writer.attributeU32(RTA_TABLE, table)
+      if (oif !== undefined) writer.attributeU32(RTA_OIF, oif)
+    },
     operation: () => 'list routes',
     // A table is made when its first route is: in a new namespace there is not even a main one.
     none: 'ENOENT',
@@ -160,15 +153,13 @@ export function getRoute(address: Ipv4): DumpRequest<Route> {
   return {
     type: RTM_GETROUTE,
     flags: 0,
-    payload: new PayloadWriter(RTMSG + 8)
-      .u8(AF_INET)
-      .u8(32)
-      .u16(0)
-      .u32(0)
-      // So that the answer names the table that it was found in, and not always the main one.
-      .u32(RTM_F_LOOKUP_TABLE)
-      .attributeIp(RTA_DST, address)
-      .finish(),
+    encode: (writer) =>
+      writer
+        .octets(AF_INET, 32, 0, 0)
+        .octets(0, 0, 0, 0)
+        // So that the answer names the table that it was found in, and not always the main one.
+        .u32(RTM_F_LOOKUP_TABLE)
+        .attributeIp(RTA_DST, address),
     operation: () => `look up the route to ${formatIpv4(address)}`,
     decode: decodeRoute,
   }

@@ -6,8 +6,8 @@
  * 4-byte boundary and numbers are in the host's order, except addresses and UDP ports (network order). Only
  * little-endian hosts are served, which is every one that Node has a build for but s390x.
  *
- * Tens of thousands of small messages pass here at a time. So payloads are cut from slabs, and the reader walks
- * the received datagram in place.
+ * Tens of thousands of small messages pass here at a time. So they are written where they are sent from, and read where
+ * they were received.
  */
 import type { IpAddress, Ipv4, Ipv6, MacAddress } from '../ip.ts'
 import { NLA_TYPE_MASK } from './constants.ts'
@@ -31,25 +31,15 @@ export interface NetlinkMessage {
   readonly payload: Uint8Array
 }
 
-/** Writes a header at `offset`; the payload, of `length` bytes, follows at `offset + NLMSG_HDRLEN`. */
-export function writeHeader(
-  bytes: Uint8Array,
-  offset: number,
-  header: Omit<NetlinkMessage, 'payload'>,
-  length: number,
-): void {
-  setU32(bytes, offset, NLMSG_HDRLEN + length)
-  setU16(bytes, offset + 4, header.type)
-  setU16(bytes, offset + 6, header.flags)
-  setU32(bytes, offset + 8, header.sequence)
-  setU32(bytes, offset + 12, header.portId)
-}
-
 /** One message as a datagram of its own. */
-export function encodeMessage(message: NetlinkMessage): Uint8Array {
-  const bytes = new Uint8Array(NLMSG_HDRLEN + align(message.payload.length))
-  writeHeader(bytes, 0, message, message.payload.length)
-  bytes.set(message.payload, NLMSG_HDRLEN)
+export function encodeMessage({ type, flags, sequence, portId, payload }: NetlinkMessage): Uint8Array {
+  const bytes = new Uint8Array(NLMSG_HDRLEN + align(payload.length))
+  setU32(bytes, 0, NLMSG_HDRLEN + payload.length)
+  setU16(bytes, 4, type)
+  setU16(bytes, 6, flags)
+  setU32(bytes, 8, sequence)
+  setU32(bytes, 12, portId)
+  bytes.set(payload, NLMSG_HDRLEN)
   return bytes
 }
 
@@ -103,112 +93,114 @@ export function* readMessages(datagram: Uint8Array): Generator<NetlinkMessage, v
 }
 
 /**
- * Zeroed bytes, cut from a slab as Node cuts small Buffers from its pool. A view of a slab costs V8 a tenth of
- * an array with memory of its own: 2 ms instead of 20 for the 30,000 that a resync makes.
+ * Writes messages behind each other into one buffer, over and over again:
+ *
+ *     writer.begin(RTM_NEWNEIGH, flags, sequence)
+ *     writer.octets(AF_INET, 0, 0, 0).u32(index).u32(state).attributeIp(NDA_DST, address)
+ *     writer.end()
+ *
+ * All of it is whole words, so that padding is written, too, and nothing that was there before is left. What does not fit into
+ * the buffer is not written, but counted: `length` says how long it would have been.
  */
-function allocate(length: number): Uint8Array {
-  if (slabUsed + length > slab.byteLength) {
-    slab = new ArrayBuffer(Math.max(SLAB, length))
-    slabUsed = 0
-  }
-  const bytes = new Uint8Array(slab, slabUsed, length)
-  slabUsed += length
-  return bytes
-}
+export class MessageWriter {
+  readonly #bytes: Uint8Array
+  readonly #words: Uint32Array
+  /** Words written. */
+  #at = 0
+  /** Where the message begins. */
+  #message = 0
 
-const SLAB = 64 << 10
-let slab = new ArrayBuffer(0)
-let slabUsed = 0
-
-/** Builds a payload: the fixed struct first, then attributes. `capacity` is a guess; a right one saves a copy. */
-export class PayloadWriter {
-  #bytes: Uint8Array
-  #length = 0
-
-  constructor(capacity: number) {
-    this.#bytes = allocate(capacity)
+  /** The buffer is of whole words, and begins at one. */
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes
+    this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)
   }
 
-  u8(value: number): this {
-    const at = this.#reserve(1)
-    this.#bytes[at] = value
-    return this
+  /** In bytes. */
+  get length(): number {
+    return 4 * this.#at
   }
 
-  u16(value: number): this {
-    const at = this.#reserve(2)
-    setU16(this.#bytes, at, value)
-    return this
+  /** From now on it begins at the start of the buffer again. */
+  reset(): void {
+    this.#at = 0
+  }
+
+  begin(type: number, flags: number, sequence: number): void {
+    const at = this.#at
+    this.#message = at
+    this.#words[at + 1] = type | (flags << 16)
+    this.#words[at + 2] = sequence
+    this.#words[at + 3] = 0
+    this.#at = at + NLMSG_HDRLEN / 4
+  }
+
+  end(): void {
+    this.#words[this.#message] = 4 * (this.#at - this.#message)
+  }
+
+  /** Four numbers of 8 bits. */
+  octets(first: number, second: number, third: number, fourth: number): this {
+    return this.u32(first | (second << 8) | (third << 16) | (fourth << 24))
   }
 
   u32(value: number): this {
-    const at = this.#reserve(4)
-    setU32(this.#bytes, at, value)
+    this.#words[this.#at++] = value
     return this
   }
 
   attributeU8(type: number, value: number): this {
-    const at = this.#attribute(type, 1)
-    this.#bytes[at] = value
+    this.#words[this.#attribute(type, 1)] = value
     return this
   }
 
   attributeU16(type: number, value: number): this {
-    const at = this.#attribute(type, 2)
-    setU16(this.#bytes, at, value)
+    this.#words[this.#attribute(type, 2)] = value
     return this
   }
 
   attributeU16be(type: number, value: number): this {
-    const at = this.#attribute(type, 2)
-    this.#bytes[at] = value >>> 8
-    this.#bytes[at + 1] = value
+    this.#words[this.#attribute(type, 2)] = (value >>> 8) | ((value & 255) << 8)
     return this
   }
 
   attributeU32(type: number, value: number): this {
-    const at = this.#attribute(type, 4)
-    setU32(this.#bytes, at, value)
+    this.#words[this.#attribute(type, 4)] = value
     return this
   }
 
   attributeIp(type: number, address: IpAddress): this {
-    const at = this.#attribute(type, typeof address === 'number' ? 4 : 16)
-    if (typeof address === 'number') setU32be(this.#bytes, at, address)
+    if (typeof address === 'number') this.#words[this.#attribute(type, 4)] = swap(address)
     else {
-      for (let i = 0; i < 4; i++) {
-        setU32be(this.#bytes, at + 4 * i, Number((address >> BigInt(96 - 32 * i)) & 0xffffffffn))
-      }
+      const at = this.#attribute(type, 16)
+      for (let i = 0; i < 4; i++)
+        this.#words[at + i] = swap(Number(BigInt.asUintN(32, address >> BigInt(96 - 32 * i))))
     }
     return this
   }
 
-  /** Throws a RangeError when `mac` is not six octets with colons. */
   attributeMac(type: number, mac: MacAddress): this {
     const at = this.#attribute(type, 6)
-    if (!setMac(this.#bytes, at, mac)) throw new RangeError(`${mac} is no MAC address`)
+    this.#words[at] = octet(mac, 0) | (octet(mac, 3) << 8) | (octet(mac, 6) << 16) | (octet(mac, 9) << 24)
+    this.#words[at + 1] = octet(mac, 12) | (octet(mac, 15) << 8)
     return this
   }
 
   /** A string with its final NUL. */
   attributeString(type: number, text: string): this {
-    const utf8 = Buffer.from(text)
-    const at = this.#attribute(type, utf8.length + 1)
-    this.#bytes.set(utf8, at)
-    return this
+    return this.attributeText(type, `${text}\0`)
   }
 
   /** A string without a final NUL, as iproute2 writes the kind of a link. */
   attributeText(type: number, text: string): this {
-    const utf8 = Buffer.from(text)
-    const at = this.#attribute(type, utf8.length)
-    this.#bytes.set(utf8, at)
-    return this
+    return this.attributeBytes(type, Buffer.from(text))
   }
 
   attributeBytes(type: number, value: Uint8Array): this {
     const at = this.#attribute(type, value.length)
-    this.#bytes.set(value, at)
+    // Padding, which is in the last word if there is any.
+    if (value.length > 0) this.#words[this.#at - 1] = 0
+    for (let i = 0; i < value.length; i++) this.#bytes[4 * at + i] = value[i] as number
     return this
   }
 
@@ -220,35 +212,29 @@ export class PayloadWriter {
 
   /** An attribute that holds what `write` adds. */
   nested(type: number, write: (writer: this) => void): this {
-    const at = this.#attribute(type, 0)
+    const value = this.#attribute(type, 0)
     write(this)
-    setU16(this.#bytes, at - 4, this.#length - (at - 4))
+    this.#words[value - 1] = attributeHeader(type, 4 * (this.#at - value))
     return this
   }
 
-  /** The payload. The writer is of no use afterwards. */
-  finish(): Uint8Array {
-    return this.#length === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.#length)
-  }
-
-  // struct nlattr { __u16 nla_len; __u16 nla_type; }, nla_len without padding
+  /** Returns where the value goes, of `length` bytes. */
   #attribute(type: number, length: number): number {
-    const at = this.#reserve(align(4 + length))
-    setU16(this.#bytes, at, 4 + length)
-    setU16(this.#bytes, at + 2, type)
-    return at + 4
+    const at = this.#at
+    this.#words[at] = attributeHeader(type, length)
+    this.#at = at + 1 + ((length + 3) >> 2)
+    return at + 1
   }
+}
 
-  #reserve(length: number): number {
-    const at = this.#length
-    this.#length += length
-    if (this.#length > this.#bytes.length) {
-      const grown = allocate(Math.max(this.#length, 2 * this.#bytes.length))
-      grown.set(this.#bytes)
-      this.#bytes = grown
-    }
-    return at
-  }
+// struct nlattr { __u16 nla_len; __u16 nla_type; }, nla_len without padding
+function attributeHeader(type: number, length: number): number {
+  return (4 + length) | (type << 16)
+}
+
+/** From the host's order to that of the network. */
+function swap(value: number): number {
+  return (value << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24)
 }
 
 /**
@@ -418,21 +404,14 @@ function hexCharCode(digit: number): number {
   return digit < 10 ? 0x30 + digit : 0x57 + digit
 }
 
-function setMac(bytes: Uint8Array, at: number, mac: MacAddress): boolean {
-  if (mac.length !== 17) return false
-  for (let i = 0; i < 6; i++) {
-    const high = hexDigit(mac.charCodeAt(3 * i))
-    const low = hexDigit(mac.charCodeAt(3 * i + 1))
-    if (high < 0 || low < 0 || (i < 5 && mac.charCodeAt(3 * i + 2) !== 0x3a)) return false
-    bytes[at + i] = (high << 4) | low
-  }
-  return true
+/** The number that two hexadecimal digits say. */
+function octet(text: string, at: number): number {
+  return (digit(text.charCodeAt(at)) << 4) | digit(text.charCodeAt(at + 1))
 }
 
-function hexDigit(c: number): number {
-  if (c >= 0x30 && c <= 0x39) return c - 0x30
-  const letter = c | 0x20
-  return letter >= 0x61 && letter <= 0x66 ? letter - 0x57 : -1
+/** Of a character that is known to be a digit: letters are 9 behind what their last four bits say. */
+function digit(c: number): number {
+  return (c & 15) + 9 * (c >> 6)
 }
 
 // Reads and writes at offsets that the caller has checked. Plain byte accesses are what V8 compiles best.
@@ -465,11 +444,4 @@ export function setU32(b: Uint8Array, at: number, value: number): void {
   b[at + 1] = value >>> 8
   b[at + 2] = value >>> 16
   b[at + 3] = value >>> 24
-}
-
-function setU32be(b: Uint8Array, at: number, value: number): void {
-  b[at] = value >>> 24
-  b[at + 1] = value >>> 16
-  b[at + 2] = value >>> 8
-  b[at + 3] = value
 }

@@ -34,7 +34,7 @@ import {
 } from './constants.ts'
 import { GENL_HDRLEN, genlHeader } from './genl.ts'
 import type { DumpRequest, NetlinkRequest } from './request.ts'
-import { AttributeReader, type PayloadWriter } from './wire.ts'
+import { AttributeReader, type MessageWriter } from './wire.ts'
 
 /** The name of the generic netlink family. */
 export const WG_GENL_NAME = 'wireguard'
@@ -84,8 +84,8 @@ export interface WireGuardDevice {
   readonly name: string
 }
 
-function begin({ index }: WireGuardDevice, command: number, capacity: number): PayloadWriter {
-  return genlHeader(capacity, command, WG_GENL_VERSION).attributeU32(WGDEVICE_A_IFINDEX, index)
+function begin(writer: MessageWriter, { index }: WireGuardDevice, command: number): MessageWriter {
+  return genlHeader(writer, command, WG_GENL_VERSION).attributeU32(WGDEVICE_A_IFINDEX, index)
 }
 
 /** Gives a device its key and port; EADDRINUSE when another socket has the port. Peers stay. */
@@ -93,13 +93,14 @@ export function setWireGuard(
   device: WireGuardDevice,
   { privateKey, listenPort }: { readonly privateKey: WireGuardKey; readonly listenPort: number },
 ): NetlinkRequest {
+  const key = keyBytes(privateKey)
   return {
     type: device.family,
     flags: 0,
-    payload: begin(device, WG_CMD_SET_DEVICE, 64)
-      .attributeBytes(WGDEVICE_A_PRIVATE_KEY, keyBytes(privateKey))
-      .attributeU16(WGDEVICE_A_LISTEN_PORT, listenPort)
-      .finish(),
+    encode: (writer) =>
+      begin(writer, device, WG_CMD_SET_DEVICE)
+        .attributeBytes(WGDEVICE_A_PRIVATE_KEY, key)
+        .attributeU16(WGDEVICE_A_LISTEN_PORT, listenPort),
     operation: () => `configure WireGuard device ${device.name} (UDP port ${listenPort})`,
   }
 }
@@ -110,8 +111,7 @@ export function setWireGuard(
  */
 export function replacePeer(device: WireGuardDevice, peer: WireGuardPeer): NetlinkRequest {
   const { publicKey, presharedKey, endpoint, keepalive, allowedIps } = peer
-  const capacity = 192 + 28 * allowedIps.length
-  return withPeer(device, publicKey, capacity, `write WireGuard peer ${publicKey}`, (writer) => {
+  return withPeer(device, publicKey, `write WireGuard peer ${publicKey}`, (writer) => {
     writer.attributeU32(WGPEER_A_FLAGS, WGPEER_F_REPLACE_ALLOWEDIPS)
     // All zero is none.
     writer.attributeBytes(
@@ -135,7 +135,7 @@ export function replacePeer(device: WireGuardDevice, peer: WireGuardPeer): Netli
 
 /** Removes a peer; one that is not there is no error. */
 export function deletePeer(device: WireGuardDevice, publicKey: WireGuardKey): NetlinkRequest {
-  return withPeer(device, publicKey, 80, `delete WireGuard peer ${publicKey}`, (writer) =>
+  return withPeer(device, publicKey, `delete WireGuard peer ${publicKey}`, (writer) =>
     writer.attributeU32(WGPEER_A_FLAGS, WGPEER_F_REMOVE_ME),
   )
 }
@@ -143,21 +143,19 @@ export function deletePeer(device: WireGuardDevice, publicKey: WireGuardKey): Ne
 function withPeer(
   device: WireGuardDevice,
   publicKey: WireGuardKey,
-  capacity: number,
   words: string,
-  write: (writer: PayloadWriter) => void,
+  write: (writer: MessageWriter) => void,
 ): NetlinkRequest {
-  const writer = begin(device, WG_CMD_SET_DEVICE, capacity)
-  writer.nested(WGDEVICE_A_PEERS | NLA_F_NESTED, () =>
-    writer.nested(NLA_F_NESTED, () => {
-      writer.attributeBytes(WGPEER_A_PUBLIC_KEY, keyBytes(publicKey))
-      write(writer)
-    }),
-  )
   return {
     type: device.family,
     flags: 0,
-    payload: writer.finish(),
+    encode: (writer) =>
+      begin(writer, device, WG_CMD_SET_DEVICE).nested(WGDEVICE_A_PEERS | NLA_F_NESTED, () =>
+        writer.nested(NLA_F_NESTED, () => {
+          writer.attributeBytes(WGPEER_A_PUBLIC_KEY, keyBytes(publicKey))
+          write(writer)
+        }),
+      ),
     operation: () => `${words} on ${device.name}`,
   }
 }
@@ -167,7 +165,7 @@ export function dumpWireGuard(device: WireGuardDevice): DumpRequest<WireGuardPar
   return {
     type: device.family,
     flags: NLM_F_DUMP,
-    payload: begin(device, WG_CMD_GET_DEVICE, 16).finish(),
+    encode: (writer) => begin(writer, device, WG_CMD_GET_DEVICE),
     operation: () => `read WireGuard device ${device.name}`,
     decode: decodeWireGuard,
   }

@@ -33,7 +33,8 @@ import { deleteNexthop, replaceNexthop } from '../../src/netlink/nexthop.ts'
 import type { NetlinkRequest } from '../../src/netlink/request.ts'
 import { deleteRoute, type RouteSpec, replaceRoute } from '../../src/netlink/route.ts'
 import type { NetlinkSocket } from '../../src/netlink/socket.ts'
-import { PayloadWriter } from '../../src/netlink/wire.ts'
+import type { MessageWriter } from '../../src/netlink/wire.ts'
+import { encodePayload, withFlags } from '../netlink/payload.ts'
 
 export type Verb = 'add' | 'replace' | 'change' | 'append' | 'prepend' | 'delete'
 
@@ -95,20 +96,16 @@ export class Operator {
 
   /** `ip link add <name> type veth peer name <peer>` */
   veth(name: string, peer: string): NetlinkRequest {
-    const writer = new PayloadWriter(128).u32(0).u32(0).u32(0).u32(0).attributeString(IFLA_IFNAME, name)
-    writer.nested(IFLA_LINKINFO, () =>
+    return newLink(name, (writer) =>
       writer.attributeString(IFLA_INFO_KIND, 'veth').nested(IFLA_INFO_DATA, () =>
         // VETH_INFO_PEER: a struct ifinfomsg and attributes.
         writer.nested(1, () => writer.u32(0).u32(0).u32(0).u32(0).attributeString(IFLA_IFNAME, peer)),
       ),
     )
-    return newLink(writer)
   }
 
   bridge(name: string): NetlinkRequest {
-    const writer = new PayloadWriter(64).u32(0).u32(0).u32(0).u32(0).attributeString(IFLA_IFNAME, name)
-    writer.nested(IFLA_LINKINFO, () => writer.attributeString(IFLA_INFO_KIND, 'bridge'))
-    return newLink(writer)
+    return newLink(name, (writer) => writer.attributeString(IFLA_INFO_KIND, 'bridge'))
   }
 
   vxlan(name: string, given: Partial<Parameters<typeof createVxlan>[0]> = {}): NetlinkRequest {
@@ -151,21 +148,19 @@ export class Operator {
       onlink: words.onlink ?? false,
       multipath: words.hops && this.#multipath(words.hops),
     }
-    return verb === 'delete' ? deleteRoute(spec) : { ...replaceRoute(spec, ''), flags: VERBS[verb] }
+    return verb === 'delete' ? deleteRoute(spec) : withFlags(replaceRoute(spec, ''), VERBS[verb])
   }
 
   /** RTA_MULTIPATH: for each a struct rtnexthop { u16 len; u8 flags, hops; u32 ifindex; } and an RTA_GATEWAY. */
   #multipath(hops: NonNullable<RouteWords['hops']>): Uint8Array {
-    const writer = new PayloadWriter(16 * hops.length)
-    for (const { via, dev, onlink } of hops) {
-      writer
-        .u16(16)
-        .u8(onlink ? RTNH_F_ONLINK : 0)
-        .u8(0)
-        .u32(this.link(dev).index)
-        .attributeIp(RTA_GATEWAY, ip(via))
-    }
-    return writer.finish()
+    return encodePayload((writer) => {
+      for (const { via, dev, onlink } of hops) {
+        writer
+          .octets(16, 0, onlink ? RTNH_F_ONLINK : 0, 0)
+          .u32(this.link(dev).index)
+          .attributeIp(RTA_GATEWAY, ip(via))
+      }
+    })
   }
 
   neighbour(
@@ -176,27 +171,34 @@ export class Operator {
     state?: number,
   ): NetlinkRequest {
     const of = { index: this.link(dev).index, address: ip(address), mac, ...(state && { state }) }
-    return verb === 'delete' ? deleteNeighbour(of, dev) : { ...replaceNeighbour(of, dev), flags: VERBS[verb] }
+    return verb === 'delete' ? deleteNeighbour(of, dev) : withFlags(replaceNeighbour(of, dev), VERBS[verb])
   }
 
   fdb(verb: Verb, dev: string, mac: string, dst: string): NetlinkRequest {
     const of = { index: this.link(dev).index, mac, destination: ip(dst) }
-    return verb === 'delete' ? deleteFdbEntry(of, dev) : { ...replaceFdbEntry(of, dev), flags: VERBS[verb] }
+    return verb === 'delete' ? deleteFdbEntry(of, dev) : withFlags(replaceFdbEntry(of, dev), VERBS[verb])
   }
 
   nexthop(verb: Verb, id: number, via: string, dev: string): NetlinkRequest {
     if (verb === 'delete') return deleteNexthop(id)
     const of = { id, gateway: ip(via), oif: this.link(dev).index, onlink: true, protocol: RTPROT_BOOT }
-    return { ...replaceNexthop(of, dev), flags: VERBS[verb] }
+    return withFlags(replaceNexthop(of, dev), VERBS[verb])
   }
 }
 
-function newLink(writer: PayloadWriter): NetlinkRequest {
+function newLink(name: string, info: (writer: MessageWriter) => unknown): NetlinkRequest {
   return {
     type: RTM_NEWLINK,
     flags: NLM_F_CREATE | NLM_F_EXCL,
-    payload: writer.finish(),
     operation: () => 'create a device',
+    encode: (writer) =>
+      writer
+        .u32(0)
+        .u32(0)
+        .u32(0)
+        .u32(0)
+        .attributeString(IFLA_IFNAME, name)
+        .nested(IFLA_LINKINFO, () => info(writer)),
   }
 }
 

@@ -5,6 +5,7 @@ import { deleteNeighbour, dumpNeighbours, replaceNeighbour } from '../../src/net
 import type { NetlinkRequest } from '../../src/netlink/request.ts'
 import { dumpRoutes, getRoute, replaceRoute } from '../../src/netlink/route.ts'
 import type { NetlinkMessage } from '../../src/netlink/wire.ts'
+import { payloadOf } from './payload.ts'
 import { acknowledge, done, type Received, ScriptedSocket } from './scripted.ts'
 
 const ENOENT = 2
@@ -27,6 +28,20 @@ function kernel(bad: ReadonlySet<number> = new Set(), text?: string) {
 const write = (i: number): NetlinkRequest =>
   replaceNeighbour({ index: 4, address: 0x64400000 + i, mac: '02:00:00:00:00:02' }, 'flannel.1')
 const writes = (count: number) => Array.from({ length: count }, (_, i) => write(i))
+const HALF = 32 << 10
+/** A message of that many bytes. */
+const long = (length: number): NetlinkRequest => ({
+  type: 28,
+  flags: 0,
+  operation: () => `write ${length} bytes`,
+  encode: (writer) => writer.attributeBytes(1, new Uint8Array(length - 20).fill(0xff)),
+})
+const named = (name: string): NetlinkRequest => ({
+  type: 28,
+  flags: 0,
+  operation: () => name,
+  encode: (writer) => writer.attributeString(1, name),
+})
 const codes = (errors: readonly (NetlinkError | undefined)[]) => errors.map((error) => error?.code)
 
 describe('a batch', () => {
@@ -35,7 +50,7 @@ describe('a batch', () => {
     expect(new Rtnl(socket).batch(writes(3))).toEqual([undefined, undefined, undefined])
     expect(socket.sent.map((messages) => messages.map(({ flags }) => flags & ACK))).toEqual([[0, 0, ACK]])
     expect(socket.sent[0]?.map(({ payload }) => Buffer.from(payload))).toEqual(
-      writes(3).map(({ payload }) => Buffer.from(payload)),
+      writes(3).map((request) => Buffer.from(payloadOf(request))),
     )
   })
 
@@ -48,6 +63,41 @@ describe('a batch', () => {
     for (const messages of socket.sent) {
       expect(messages.filter(({ flags }) => (flags & ACK) !== 0)).toEqual([messages.at(-1)])
     }
+  })
+
+  it('ends a datagram before a request that does not fit into what is left of it, and begins the next one with that', () => {
+    const socket = new ScriptedSocket(kernel(new Set([3])))
+    // The first leaves 48 bytes, the length of a neighbour.
+    const errors = new Rtnl(socket).batch([long(HALF), long(HALF - 48), write(1), write(2), long(HALF)])
+    expect(codes(errors)).toEqual([undefined, undefined, 'EINVAL', undefined, undefined])
+    expect(socket.sent.map((messages) => messages.map(({ sequence }) => sequence))).toEqual([
+      [1, 2, 3],
+      [4, 5],
+    ])
+    expect(socket.sent[1]?.map(({ payload }) => Buffer.from(payload))).toEqual(
+      [write(2), long(HALF)].map((request) => Buffer.from(payloadOf(request))),
+    )
+  })
+
+  it('sends nothing that an earlier one has left behind', () => {
+    const socket = new ScriptedSocket(kernel())
+    const rtnl = new Rtnl(socket)
+    rtnl.batch([long(HALF)])
+    rtnl.batch([named('even'), write(1)])
+    expect(socket.sent[1]?.map(({ payload }) => Buffer.from(payload))).toEqual([
+      Buffer.from('09000100' + '6576656e00000000', 'hex'),
+      Buffer.from(payloadOf(write(1))),
+    ])
+  })
+
+  it('with a request that is longer than a datagram fails', () => {
+    const socket = new ScriptedSocket(kernel())
+    const rtnl = new Rtnl(socket)
+    expect(() => rtnl.batch([write(1), long(2 * HALF + 4)])).toThrow(
+      new RangeError('a request of more than 65536 bytes: write 65540 bytes'),
+    )
+    expect(codes(rtnl.batch([long(2 * HALF), write(1)]))).toEqual([undefined, undefined])
+    expect(socket.sent.map((messages) => messages.length)).toEqual([1, 1, 1])
   })
 
   it('of nothing sends nothing', () => {
@@ -148,7 +198,7 @@ describe('execute', () => {
 
 /** An entry in a dump: what one writes and what the kernel dumps look alike. */
 function entry(request: NetlinkMessage, i: number, flags = 2): NetlinkMessage {
-  return { type: 28, flags, sequence: request.sequence, portId: 4711, payload: write(i).payload }
+  return { type: 28, flags, sequence: request.sequence, portId: 4711, payload: payloadOf(write(i)) }
 }
 
 const DUMP_INTR = 0x10
@@ -171,7 +221,7 @@ describe('a dump', () => {
   })
 
   it('leaves out entries that cannot be read, and those of another device', () => {
-    const other = replaceNeighbour({ index: 5, address: 1, mac: '02:00:00:00:00:02' }, 'eth0').payload
+    const other = payloadOf(replaceNeighbour({ index: 5, address: 1, mac: '02:00:00:00:00:02' }, 'eth0'))
     const socket = rounds((m) => [
       [{ ...entry(m, 1), payload: new Uint8Array(3) }, { ...entry(m, 2), payload: other }, entry(m, 3)],
       [done(m)],
@@ -248,8 +298,15 @@ describe('a question', () => {
     ...{ metric: 0, gateway: 1, nexthopId: undefined, oif: 4, source: undefined, onlink: false },
   }
 
+  it('that is longer than a datagram is not asked', () => {
+    const socket = new ScriptedSocket()
+    const question = { ...long(2 * HALF + 4), decode: () => undefined }
+    expect(() => new Rtnl(socket).get(question)).toThrow(RangeError)
+    expect(socket.sent).toEqual([])
+  })
+
   it('has one answer', () => {
-    const { payload } = replaceRoute(route, 'flannel.1')
+    const payload = payloadOf(replaceRoute(route, 'flannel.1'))
     const socket = new ScriptedSocket(([m]) => [[{ ...(m as NetlinkMessage), type: 24, payload }]])
     expect(new Rtnl(socket).get(getRoute(0x64400100))).toMatchObject({ gateway: 1, oif: 4 })
   })

@@ -11,6 +11,7 @@ import { decodeRoute, replaceRoute } from '../../src/netlink/route.ts'
 import { describeMessage } from '../../src/netlink/trace.ts'
 import { encodeMessage, readMessages } from '../../src/netlink/wire.ts'
 import * as any from './arbitraries.ts'
+import { payloadOf } from './payload.ts'
 
 const flag = fc.boolean()
 const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined })
@@ -48,20 +49,24 @@ const nouns = [
   {
     noun: 'neighbour',
     decode: decodeNeighbour,
-    valid: neighbour.map((n) => replaceNeighbour(n, 'x').payload),
+    valid: neighbour.map((n) => payloadOf(replaceNeighbour(n, 'x'))),
   },
-  { noun: 'FDB entry', decode: decodeFdbEntry, valid: fdbEntry.map((e) => replaceFdbEntry(e, 'x').payload) },
-  { noun: 'address', decode: decodeAddress, valid: address.map((a) => addAddress(a).payload) },
-  { noun: 'route', decode: decodeRoute, valid: route.map((r) => replaceRoute(r, 'x').payload) },
-  { noun: 'nexthop', decode: decodeNexthop, valid: nexthop.map((n) => replaceNexthop(n, 'x').payload) },
-  { noun: 'link', decode: decodeLink, valid: vxlan.map((v) => createVxlan(v).payload) },
+  {
+    noun: 'FDB entry',
+    decode: decodeFdbEntry,
+    valid: fdbEntry.map((e) => payloadOf(replaceFdbEntry(e, 'x'))),
+  },
+  { noun: 'address', decode: decodeAddress, valid: address.map((a) => payloadOf(addAddress(a))) },
+  { noun: 'route', decode: decodeRoute, valid: route.map((r) => payloadOf(replaceRoute(r, 'x'))) },
+  { noun: 'nexthop', decode: decodeNexthop, valid: nexthop.map((n) => payloadOf(replaceNexthop(n, 'x'))) },
+  { noun: 'link', decode: decodeLink, valid: vxlan.map((v) => payloadOf(createVxlan(v))) },
 ]
 
 describe('what was encoded decodes to the same', () => {
   it('neighbour', () => {
     fc.assert(
       fc.property(neighbour, (n) => {
-        expect(decodeNeighbour(replaceNeighbour(n, 'x').payload)).toEqual({ ...n, flags: 0 })
+        expect(decodeNeighbour(payloadOf(replaceNeighbour(n, 'x')))).toEqual({ ...n, flags: 0 })
       }),
     )
   })
@@ -70,7 +75,7 @@ describe('what was encoded decodes to the same', () => {
     fc.assert(
       fc.property(fdbEntry, (entry) => {
         const own = { port: undefined, vni: undefined }
-        expect(decodeFdbEntry(replaceFdbEntry(entry, 'x').payload)).toEqual({ ...entry, flags: 2, ...own })
+        expect(decodeFdbEntry(payloadOf(replaceFdbEntry(entry, 'x')))).toEqual({ ...entry, flags: 2, ...own })
       }),
     )
   })
@@ -78,7 +83,7 @@ describe('what was encoded decodes to the same', () => {
   it('address', () => {
     fc.assert(
       fc.property(address, ({ name, ...a }) => {
-        expect(decodeAddress(addAddress({ name, ...a }).payload)).toMatchObject(a)
+        expect(decodeAddress(payloadOf(addAddress({ name, ...a })))).toMatchObject(a)
       }),
     )
   })
@@ -86,7 +91,7 @@ describe('what was encoded decodes to the same', () => {
   it('nexthop', () => {
     fc.assert(
       fc.property(nexthop, (n) => {
-        expect(decodeNexthop(replaceNexthop(n, 'x').payload)).toEqual(n)
+        expect(decodeNexthop(payloadOf(replaceNexthop(n, 'x')))).toEqual(n)
       }),
     )
   })
@@ -97,7 +102,7 @@ describe('what was encoded decodes to the same', () => {
         // What a nexthop says is not sent with the route.
         const sent =
           r.nexthopId === undefined ? r : { ...r, gateway: undefined, oif: undefined, onlink: false }
-        expect(decodeRoute(replaceRoute(r, 'x').payload)).toEqual({
+        expect(decodeRoute(payloadOf(replaceRoute(r, 'x')))).toEqual({
           ...sent,
           multipath: undefined,
           cloned: false,
@@ -111,7 +116,7 @@ describe('what was encoded decodes to the same', () => {
       fc.property(vxlan, (v) => {
         const { name, vni, parent, local, port, gbp, mac, txQueueLength, mtu = 0 } = v
         const vxlan = { vni, parent, local, port, gbp, learning: false, l2miss: false, l3miss: false }
-        expect(decodeLink(createVxlan(v).payload)).toMatchObject({
+        expect(decodeLink(payloadOf(createVxlan(v)))).toMatchObject({
           ...{ name, mac, mtu, txQueueLength, kind: 'vxlan', vxlan },
         })
       }),
@@ -122,7 +127,7 @@ describe('what was encoded decodes to the same', () => {
     const change = fc.record({ index: any.index, name: any.deviceName, rename: any.deviceName, mac: any.mac })
     fc.assert(
       fc.property(change, any.u32, flag, ({ index, name, rename, mac }, mtu, up) => {
-        const { payload } = changeLink({ index, name, rename, mac, mtu, up })
+        const payload = payloadOf(changeLink({ index, name, rename, mac, mtu, up }))
         expect(decodeLink(payload)).toMatchObject({ index, name: rename, mac, mtu, up })
       }),
     )

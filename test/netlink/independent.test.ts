@@ -7,6 +7,7 @@ import { createVxlan, decodeLink } from '../../src/netlink/link.ts'
 import { decodeNeighbour, replaceNeighbour } from '../../src/netlink/neighbour.ts'
 import { decodeNexthop, replaceNexthop } from '../../src/netlink/nexthop.ts'
 import { decodeRoute, replaceRoute } from '../../src/netlink/route.ts'
+import { payloadOf } from './payload.ts'
 
 const overlay = Buffer.from([100, 64, 1, 0])
 const underlay = Buffer.from([192, 0, 2, 2])
@@ -28,9 +29,8 @@ function streamed(data: StreamData): Buffer {
 
 describe('what we write', () => {
   it('is a neighbour', () => {
-    const { payload } = replaceNeighbour(
-      { index: 4, address: 0x64400100, mac: '02:00:00:00:00:02' },
-      'flannel.1',
+    const payload = payloadOf(
+      replaceNeighbour({ index: 4, address: 0x64400100, mac: '02:00:00:00:00:02' }, 'flannel.1'),
     )
     expect(rt.parseNeighborMessage(Buffer.from(payload))).toMatchObject({
       data: { family: 2, ifindex: 4, state: { permanent: true }, flags: {} },
@@ -40,14 +40,16 @@ describe('what we write', () => {
 
   it('is an FDB entry', () => {
     const entry = { index: 4, mac: '02:00:00:00:00:02', destination: 0xc0000202 }
-    expect(rt.parseNeighborMessage(Buffer.from(replaceFdbEntry(entry, 'flannel.1').payload))).toMatchObject({
+    expect(
+      rt.parseNeighborMessage(Buffer.from(payloadOf(replaceFdbEntry(entry, 'flannel.1')))),
+    ).toMatchObject({
       data: { family: 7, ifindex: 4, state: { permanent: true }, flags: { self: true } },
       attrs: { dst: underlay, lladdr: mac },
     })
   })
 
   it('is a route', () => {
-    expect(rt.parseRouteMessage(Buffer.from(replaceRoute(route, 'flannel.1').payload))).toMatchObject({
+    expect(rt.parseRouteMessage(Buffer.from(payloadOf(replaceRoute(route, 'flannel.1'))))).toMatchObject({
       data: { family: 2, dstLen: 24, table: 254, protocol: 'BOOT', scope: 'UNIVERSE', type: 'UNICAST' },
       attrs: { dst: overlay, gateway: overlay, oif: 4, priority: 5, prefsrc: Buffer.from([100, 64, 0, 0]) },
     })
@@ -55,14 +57,16 @@ describe('what we write', () => {
 
   it('is a nexthop', () => {
     const nexthop = { id: 7, gateway: 0x64400100, oif: 4, onlink: true, protocol: 3 }
-    expect(rt.parseNextHopMessage(Buffer.from(replaceNexthop(nexthop, 'flannel.1').payload))).toMatchObject({
+    expect(
+      rt.parseNextHopMessage(Buffer.from(payloadOf(replaceNexthop(nexthop, 'flannel.1')))),
+    ).toMatchObject({
       data: { family: 2, protocol: 3, flags: { onlink: true } },
       attrs: { id: 7, oif: 4, gateway: overlay },
     })
   })
 
   it('is an address', () => {
-    const { payload } = addAddress({ index: 4, name: 'flannel.1', address: 0x64400100, length: 32 })
+    const payload = payloadOf(addAddress({ index: 4, name: 'flannel.1', address: 0x64400100, length: 32 }))
     expect(rt.parseAddressMessage(Buffer.from(payload))).toMatchObject({
       data: { family: 2, prefixlen: 32, index: 4, scope: 0 },
       attrs: { local: overlay, address: overlay },
@@ -70,10 +74,12 @@ describe('what we write', () => {
   })
 
   it('is a VXLAN device', () => {
-    const { payload } = createVxlan({
-      ...{ name: 'flannel.1', vni: 1, parent: 3, local: 0xc0000202, port: 8472, gbp: true },
-      ...{ mac: '02:00:00:00:00:02', mtu: 1450, txQueueLength: 0 },
-    })
+    const payload = payloadOf(
+      createVxlan({
+        ...{ name: 'flannel.1', vni: 1, parent: 3, local: 0xc0000202, port: 8472, gbp: true },
+        ...{ mac: '02:00:00:00:00:02', mtu: 1450, txQueueLength: 0 },
+      }),
+    )
     const { attrs } = rt.parseLinkMessage(Buffer.from(payload))
     expect(attrs).toMatchObject({ address: mac, ifname: 'flannel.1', mtu: 1450, txqlen: 0 })
     // The package wants a NUL behind the kind; iproute2, Go and we send none.

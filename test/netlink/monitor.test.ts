@@ -7,29 +7,34 @@ import { replaceNeighbour } from '../../src/netlink/neighbour.ts'
 import { replaceNexthop } from '../../src/netlink/nexthop.ts'
 import { replaceRoute } from '../../src/netlink/route.ts'
 import type { NetlinkMessage } from '../../src/netlink/wire.ts'
+import { payloadOf } from './payload.ts'
 import { ScriptedSocket } from './scripted.ts'
 
 const ENOBUFS = 105
 
-const neighbour = replaceNeighbour({ index: 4, address: 0x64400100, mac: '02:00:00:00:00:02' }, 'x').payload
-const fdb = replaceFdbEntry({ index: 4, mac: '02:00:00:00:00:02', destination: 0xc0000202 }, 'x').payload
-const link = changeLink({ index: 4, name: 'x', up: true }).payload
-const address = addAddress({ index: 4, name: 'x', address: 0x64400000, length: 32 }).payload
-const nexthop = replaceNexthop({ id: 7, gateway: 1, oif: 4, onlink: true, protocol: 3 }, 'x').payload
-const route = replaceRoute(
-  {
-    ...{
-      destination: { address: 0x64400100, length: 24 },
-      table: 254,
-      protocol: 3,
-      scope: 0,
-      type: 1,
-      tos: 0,
+const neighbour = payloadOf(
+  replaceNeighbour({ index: 4, address: 0x64400100, mac: '02:00:00:00:00:02' }, 'x'),
+)
+const fdb = payloadOf(replaceFdbEntry({ index: 4, mac: '02:00:00:00:00:02', destination: 0xc0000202 }, 'x'))
+const link = payloadOf(changeLink({ index: 4, name: 'x', up: true }))
+const address = payloadOf(addAddress({ index: 4, name: 'x', address: 0x64400000, length: 32 }))
+const nexthop = payloadOf(replaceNexthop({ id: 7, gateway: 1, oif: 4, onlink: true, protocol: 3 }, 'x'))
+const route = payloadOf(
+  replaceRoute(
+    {
+      ...{
+        destination: { address: 0x64400100, length: 24 },
+        table: 254,
+        protocol: 3,
+        scope: 0,
+        type: 1,
+        tos: 0,
+      },
+      ...{ metric: 0, gateway: 1, nexthopId: undefined, oif: 4, source: undefined, onlink: true },
     },
-    ...{ metric: 0, gateway: 1, nexthopId: undefined, oif: 4, source: undefined, onlink: true },
-  },
-  'x',
-).payload
+    'x',
+  ),
+)
 
 function notification(type: number, payload: Uint8Array, flags = 0, portId = 0): NetlinkMessage {
   return { type, flags, sequence: 0, portId, payload }

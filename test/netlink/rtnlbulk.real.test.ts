@@ -20,6 +20,7 @@ import { deleteNeighbour, dumpNeighbours, replaceNeighbour } from '../../src/net
 import { deleteNexthop, dumpNexthops, replaceNexthop } from '../../src/netlink/nexthop.ts'
 import { deleteRoute, dumpRoutes, replaceRoute } from '../../src/netlink/route.ts'
 import { openRtnetlinkMonitor } from '../../src/netlink/socket.ts'
+import type { MessageWriter } from '../../src/netlink/wire.ts'
 import { device, index, mac2, mac3, refused, route, rtnl, run } from './namespace.ts'
 
 describe('thousands', () => {
@@ -238,8 +239,8 @@ it('answers to a request that the kernel does not understand in the kernel\u2019
   const request = {
     type: RTM_NEWNEIGH,
     flags: 0x500,
-    payload: new Uint8Array(12),
     operation: () => 'write nonsense',
+    encode: (writer: MessageWriter) => void writer.u32(0).u32(0).u32(0),
   }
   expect(refused(() => rtnl.execute(request)).message).toBe(
     'write nonsense: EINVAL: Network address not specified',

@@ -9,6 +9,7 @@ import {
   setWireGuard,
   type WireGuardPeer,
 } from '../../src/netlink/wireguard.ts'
+import { payloadOf } from './payload.ts'
 
 const device = { family: 31, index: 4, name: 'flannel-wg' }
 const key = (octet: number) => Buffer.alloc(32, octet).toString('base64')
@@ -30,7 +31,7 @@ describe('a WireGuard peer', () => {
   it('is read as it was written', () => {
     fc.assert(
       fc.property(peers, (peer) => {
-        const part = decodeWireGuard(replacePeer(device, peer).payload)
+        const part = decodeWireGuard(payloadOf(replacePeer(device, peer)))
         expect(part?.peers).toEqual([{ ...peer, more: false, lastHandshake: 0 }])
       }),
     )
@@ -40,7 +41,7 @@ describe('a WireGuard peer', () => {
     const peer = { publicKey: key(1), presharedKey: undefined, endpoint: undefined, keepalive: 25 }
     const ips = [1, 2, 3].map((n) => ({ address: 0x0af40000 + 256 * n, length: 24 }))
     const part = (allowedIps: WireGuardPeer['allowedIps'], publicKey = key(1)) =>
-      decodeWireGuard(replacePeer(device, { ...peer, publicKey, allowedIps }).payload)
+      decodeWireGuard(payloadOf(replacePeer(device, { ...peer, publicKey, allowedIps })))
     const parts = [part(ips.slice(0, 2)), part(ips.slice(2)), part([], key(2))].filter((p) => p !== undefined)
     expect(peersOf(parts).map(({ publicKey, allowedIps }) => ({ publicKey, allowedIps }))).toEqual([
       { publicKey: key(1), allowedIps: ips },
@@ -49,10 +50,12 @@ describe('a WireGuard peer', () => {
   })
 
   it('that may send IPv6 is told apart from one that may not', () => {
-    const { payload } = replacePeer(device, {
-      ...{ publicKey: key(1), presharedKey: undefined, endpoint: undefined, keepalive: 0 },
-      allowedIps: [{ address: 0, length: 0 }],
-    })
+    const payload = payloadOf(
+      replacePeer(device, {
+        ...{ publicKey: key(1), presharedKey: undefined, endpoint: undefined, keepalive: 0 },
+        allowedIps: [{ address: 0, length: 0 }],
+      }),
+    )
     // The address becomes one of 16 bytes: the attribute, and all around it, grow by 12.
     const bytes = Buffer.from(payload)
     const at = bytes.indexOf(Buffer.from('0800020000000000', 'hex'))
@@ -66,10 +69,12 @@ describe('a WireGuard peer', () => {
 
 describe('what the kernel says', () => {
   it('never makes the reader throw, whatever it is', () => {
-    const valid = replacePeer(device, {
-      ...{ publicKey: key(1), presharedKey: key(2), endpoint: { address: 1, port: 2 }, keepalive: 3 },
-      allowedIps: [{ address: 0x0af40100, length: 24 }],
-    }).payload
+    const valid = payloadOf(
+      replacePeer(device, {
+        ...{ publicKey: key(1), presharedKey: key(2), endpoint: { address: 1, port: 2 }, keepalive: 3 },
+        allowedIps: [{ address: 0x0af40100, length: 24 }],
+      }),
+    )
     fc.assert(fc.property(fc.uint8Array({ maxLength: 300 }), (bytes) => void decodeWireGuard(bytes)))
     fc.assert(
       fc.property(fc.nat(valid.length - 1), fc.nat(255), fc.nat(valid.length), (at, value, end) => {

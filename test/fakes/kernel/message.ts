@@ -55,6 +55,7 @@ import {
 } from '../../../src/netlink/constants.ts'
 import type { FdbEntry } from '../../../src/netlink/fdb.ts'
 import type { IpipAttributes, VxlanAttributes } from '../../../src/netlink/link.ts'
+import { ndmsg } from '../../../src/netlink/ndmsg.ts'
 import type { Neighbour } from '../../../src/netlink/neighbour.ts'
 import { type Nexthop, replaceNexthop } from '../../../src/netlink/nexthop.ts'
 import type { Route } from '../../../src/netlink/route.ts'
@@ -62,11 +63,11 @@ import {
   encodeMessage,
   getU16,
   getU32,
+  type MessageWriter,
   type NetlinkMessage,
   NLMSG_HDRLEN,
-  PayloadWriter,
-  writeHeader,
 } from '../../../src/netlink/wire.ts'
+import { encodePayload, payloadOf } from '../../netlink/payload.ts'
 
 export interface FakeLink {
   readonly index: number
@@ -103,30 +104,29 @@ export function text(bytes: Uint8Array): string {
 }
 
 export function linkPayload(link: FakeLink): Uint8Array {
-  const writer = new PayloadWriter(256)
-    .u8(AF_UNSPEC)
-    .u8(0)
-    .u16(1)
-    .u32(link.index)
-    .u32(link.up ? IFF_UP | (link.carrier ? IFF_RUNNING : 0) : 0)
-    .u32(0)
-    .attributeString(IFLA_IFNAME, link.name)
-    .attributeU32(IFLA_TXQLEN, link.txQueueLength)
-    .attributeU32(IFLA_MTU, link.mtu)
-    .attributeMac(IFLA_ADDRESS, link.mac)
-  if (link.peer !== 0) writer.attributeU32(IFLA_LINK, link.peer)
-  const { kind, vxlan, ipip } = link
-  if (kind !== undefined) {
-    writer.nested(IFLA_LINKINFO, () => {
-      writer.attributeString(IFLA_INFO_KIND, kind)
-      if (vxlan !== undefined) writer.nested(IFLA_INFO_DATA, () => vxlanData(writer, vxlan))
-      if (ipip !== undefined) writer.nested(IFLA_INFO_DATA, () => ipipData(writer, ipip))
-    })
-  }
-  return writer.finish()
+  return encodePayload((writer) => {
+    writer
+      .octets(AF_UNSPEC, 0, 1, 0)
+      .u32(link.index)
+      .u32(link.up ? IFF_UP | (link.carrier ? IFF_RUNNING : 0) : 0)
+      .u32(0)
+      .attributeString(IFLA_IFNAME, link.name)
+      .attributeU32(IFLA_TXQLEN, link.txQueueLength)
+      .attributeU32(IFLA_MTU, link.mtu)
+      .attributeMac(IFLA_ADDRESS, link.mac)
+    if (link.peer !== 0) writer.attributeU32(IFLA_LINK, link.peer)
+    const { kind, vxlan, ipip } = link
+    if (kind !== undefined) {
+      writer.nested(IFLA_LINKINFO, () => {
+        writer.attributeString(IFLA_INFO_KIND, kind)
+        if (vxlan !== undefined) writer.nested(IFLA_INFO_DATA, () => vxlanData(writer, vxlan))
+        if (ipip !== undefined) writer.nested(IFLA_INFO_DATA, () => ipipData(writer, ipip))
+      })
+    }
+  })
 }
 
-function vxlanData(writer: PayloadWriter, vxlan: VxlanAttributes): void {
+function vxlanData(writer: MessageWriter, vxlan: VxlanAttributes): void {
   const bit = (on: boolean) => (on ? 1 : 0)
   writer.attributeU32(IFLA_VXLAN_ID, vxlan.vni)
   if (vxlan.parent !== 0) writer.attributeU32(IFLA_VXLAN_LINK, vxlan.parent)
@@ -144,7 +144,7 @@ function vxlanData(writer: PayloadWriter, vxlan: VxlanAttributes): void {
   if (vxlan.gbp) writer.attributeFlag(IFLA_VXLAN_GBP)
 }
 
-function ipipData(writer: PayloadWriter, ipip: IpipAttributes): void {
+function ipipData(writer: MessageWriter, ipip: IpipAttributes): void {
   writer
     .attributeIp(IFLA_IPTUN_LOCAL, ipip.local)
     .attributeIp(IFLA_IPTUN_REMOTE, ipip.remote)
@@ -154,59 +154,50 @@ function ipipData(writer: PayloadWriter, ipip: IpipAttributes): void {
 }
 
 export function addressPayload(index: number, address: Ipv4, length: number): Uint8Array {
-  return new PayloadWriter(32)
-    .u8(AF_INET)
-    .u8(length)
-    .u8(IFA_F_PERMANENT)
-    .u8(0)
-    .u32(index)
-    .attributeIp(IFA_ADDRESS, address)
-    .attributeIp(IFA_LOCAL, address)
-    .attributeU32(IFA_FLAGS, IFA_F_PERMANENT)
-    .finish()
+  return encodePayload((writer) =>
+    writer
+      .octets(AF_INET, length, IFA_F_PERMANENT, 0)
+      .u32(index)
+      .attributeIp(IFA_ADDRESS, address)
+      .attributeIp(IFA_LOCAL, address)
+      .attributeU32(IFA_FLAGS, IFA_F_PERMANENT),
+  )
 }
 
 /** A route through a nexthop object has the object's gateway and device in it, too; the caller puts them in. */
 export function routePayload(route: Route): Uint8Array {
-  const writer = new PayloadWriter(64)
-    .u8(AF_INET)
-    .u8(route.destination.length)
-    .u8(0)
-    .u8(route.tos)
-    .u8(route.table < 256 ? route.table : 252)
-    .u8(route.protocol)
-    .u8(route.scope)
-    .u8(route.type)
-    .u32((route.onlink ? RTNH_F_ONLINK : 0) | (route.cloned ? RTM_F_CLONED : 0))
-    .attributeU32(RTA_TABLE, route.table)
-  if (route.destination.length > 0) writer.attributeIp(RTA_DST, route.destination.address)
-  if (route.source !== undefined) writer.attributeIp(RTA_PREFSRC, route.source)
-  if (route.metric !== 0) writer.attributeU32(RTA_PRIORITY, route.metric)
-  if (route.nexthopId !== undefined) writer.attributeU32(RTA_NH_ID, route.nexthopId)
-  if (route.gateway !== undefined) writer.attributeIp(RTA_GATEWAY, route.gateway)
-  if (route.oif !== undefined) writer.attributeU32(RTA_OIF, route.oif)
-  if (route.multipath !== undefined) writer.attributeBytes(RTA_MULTIPATH, route.multipath)
-  return writer.finish()
+  return encodePayload((writer) => {
+    writer
+      .octets(AF_INET, route.destination.length, 0, route.tos)
+      .octets(route.table < 256 ? route.table : 252, route.protocol, route.scope, route.type)
+      .u32((route.onlink ? RTNH_F_ONLINK : 0) | (route.cloned ? RTM_F_CLONED : 0))
+      .attributeU32(RTA_TABLE, route.table)
+    if (route.destination.length > 0) writer.attributeIp(RTA_DST, route.destination.address)
+    if (route.source !== undefined) writer.attributeIp(RTA_PREFSRC, route.source)
+    if (route.metric !== 0) writer.attributeU32(RTA_PRIORITY, route.metric)
+    if (route.nexthopId !== undefined) writer.attributeU32(RTA_NH_ID, route.nexthopId)
+    if (route.gateway !== undefined) writer.attributeIp(RTA_GATEWAY, route.gateway)
+    if (route.oif !== undefined) writer.attributeU32(RTA_OIF, route.oif)
+    if (route.multipath !== undefined) writer.attributeBytes(RTA_MULTIPATH, route.multipath)
+  })
 }
 
 export function neighbourPayload({ index, address, mac, state, flags }: Neighbour): Uint8Array {
-  const writer = neighbourHeader(AF_INET, index, state, flags).attributeIp(NDA_DST, address)
-  if (mac !== undefined) writer.attributeMac(NDA_LLADDR, mac)
-  return writer.finish()
+  return encodePayload((writer) => {
+    ndmsg(writer, AF_INET, index, state, flags).attributeIp(NDA_DST, address)
+    if (mac !== undefined) writer.attributeMac(NDA_LLADDR, mac)
+  })
 }
 
 export function fdbPayload({ index, mac, destination, state, flags }: FdbEntry): Uint8Array {
-  const writer = neighbourHeader(AF_BRIDGE, index, state, flags).attributeMac(NDA_LLADDR, mac)
-  if (destination !== undefined) writer.attributeIp(NDA_DST, destination)
-  return writer.finish()
-}
-
-function neighbourHeader(family: number, index: number, state: number, flags: number): PayloadWriter {
-  return new PayloadWriter(32).u8(family).u8(0).u16(0).u32(index).u16(state).u8(flags).u8(0)
+  return encodePayload((writer) => {
+    ndmsg(writer, AF_BRIDGE, index, state, flags).attributeMac(NDA_LLADDR, mac)
+    if (destination !== undefined) writer.attributeIp(NDA_DST, destination)
+  })
 }
 
 export function nexthopPayload(nexthop: Nexthop): Uint8Array {
-  return replaceNexthop(nexthop, '').payload
+  return payloadOf(replaceNexthop(nexthop, ''))
 }
 
 /** NLMSG_ERROR in answer to `request`: capped, with the text in an attribute; errno 0 is an acknowledgement. */
@@ -216,15 +207,20 @@ export function ackMessage(
   errno: number,
   message: string | undefined,
 ): Uint8Array {
-  const { type, flags, sequence } = request
-  const echoed = new Uint8Array(NLMSG_HDRLEN)
-  writeHeader(echoed, 0, { type, flags, sequence, portId }, request.payload.length)
-  const writer = new PayloadWriter(64).u32(-errno >>> 0)
-  for (const octet of echoed) writer.u8(octet)
-  if (message !== undefined) writer.attributeString(NLMSGERR_ATTR_MSG, message)
+  const { sequence } = request
+  const header = encodeMessage({ ...request, portId }).subarray(0, NLMSG_HDRLEN)
   const tlvs = message === undefined ? 0 : NLM_F_ACK_TLVS
-  const payload = writer.finish()
-  return encodeMessage({ type: NLMSG_ERROR, flags: NLM_F_CAPPED | tlvs, sequence, portId, payload })
+  return encodeMessage({
+    type: NLMSG_ERROR,
+    flags: NLM_F_CAPPED | tlvs,
+    sequence,
+    portId,
+    payload: encodePayload((writer) => {
+      writer.u32(-errno)
+      for (let at = 0; at < NLMSG_HDRLEN; at += 4) writer.u32(getU32(header, at))
+      if (message !== undefined) writer.attributeString(NLMSGERR_ATTR_MSG, message)
+    }),
+  })
 }
 
 export { getU16, getU32 }

@@ -26,7 +26,8 @@ import {
   WGPEER_F_REPLACE_ALLOWEDIPS,
 } from '../../../src/netlink/constants.ts'
 import { GENL_HDRLEN } from '../../../src/netlink/genl.ts'
-import { type NetlinkMessage, PayloadWriter } from '../../../src/netlink/wire.ts'
+import type { MessageWriter, NetlinkMessage } from '../../../src/netlink/wire.ts'
+import { encodePayload } from '../../netlink/payload.ts'
 import { attributesOf, type FakeLink, getU16, getU32, text } from './message.ts'
 import { Refusal } from './refusal.ts'
 
@@ -61,7 +62,7 @@ export class WireGuardTable {
     if (type === GENL_ID_CTRL) {
       const name = text(attributesOf(payload, GENL_HDRLEN).get(CTRL_ATTR_FAMILY_NAME) ?? new Uint8Array())
       if (name !== 'wireguard') throw new Refusal('ENOENT')
-      const answer = new PayloadWriter(16).u32(1).attributeU16(CTRL_ATTR_FAMILY_ID, FAMILY).finish()
+      const answer = encodePayload((writer) => writer.u32(1).attributeU16(CTRL_ATTR_FAMILY_ID, FAMILY))
       return [[GENL_ID_CTRL, answer]]
     }
     if (type !== FAMILY) throw new Refusal('EOPNOTSUPP')
@@ -158,17 +159,19 @@ function changePeer({ peers }: Device, attributes: Map<number, Uint8Array>): voi
 /** A device without peers in one part; else a part for each peer, and more for one with many addresses. */
 function describe(index: number, device: Device): Uint8Array[] {
   const parts: Uint8Array[] = []
-  const add = (peer?: (writer: PayloadWriter) => void): void => {
-    const writer = new PayloadWriter(256).u32(0).attributeU32(WGDEVICE_A_IFINDEX, index)
-    if (parts.length === 0) {
-      writer.attributeU16(WGDEVICE_A_LISTEN_PORT, device.listenPort)
-      if (!device.privateKey.equals(NO_KEY)) {
-        writer.attributeBytes(WGDEVICE_A_PRIVATE_KEY, device.privateKey)
-        writer.attributeBytes(WGDEVICE_A_PUBLIC_KEY, publicKeyOf(device.privateKey))
+  const add = (peer?: (writer: MessageWriter) => void): void => {
+    const part = encodePayload((writer) => {
+      writer.u32(0).attributeU32(WGDEVICE_A_IFINDEX, index)
+      if (parts.length === 0) {
+        writer.attributeU16(WGDEVICE_A_LISTEN_PORT, device.listenPort)
+        if (!device.privateKey.equals(NO_KEY)) {
+          writer.attributeBytes(WGDEVICE_A_PRIVATE_KEY, device.privateKey)
+          writer.attributeBytes(WGDEVICE_A_PUBLIC_KEY, publicKeyOf(device.privateKey))
+        }
       }
-    }
-    if (peer) writer.nested(WGDEVICE_A_PEERS | NLA_F_NESTED, () => writer.nested(NLA_F_NESTED, peer))
-    parts.push(writer.finish())
+      if (peer) writer.nested(WGDEVICE_A_PEERS | NLA_F_NESTED, () => writer.nested(NLA_F_NESTED, peer))
+    })
+    parts.push(part)
   }
   for (const [key, peer] of device.peers) {
     const ips = [...peer.allowedIps]
@@ -186,7 +189,7 @@ function describe(index: number, device: Device): Uint8Array[] {
   return parts
 }
 
-function describePeer(writer: PayloadWriter, peer: Peer): void {
+function describePeer(writer: MessageWriter, peer: Peer): void {
   const time = Buffer.alloc(16)
   time.writeBigInt64LE(BigInt(peer.lastHandshake))
   writer
@@ -196,7 +199,7 @@ function describePeer(writer: PayloadWriter, peer: Peer): void {
   if (peer.endpoint !== undefined) writer.attributeBytes(WGPEER_A_ENDPOINT, peer.endpoint)
 }
 
-function describeIp(writer: PayloadWriter, ip: string): void {
+function describeIp(writer: MessageWriter, ip: string): void {
   const [address = '', length] = ip.split('/')
   const octets = Uint8Array.from(address.split('.').map(Number))
   writer.nested(NLA_F_NESTED, () =>
