@@ -27,7 +27,7 @@ function decodeAck(payload: Uint8Array, flags: number, attributesAt: number): Ac
   const errno = Math.abs(getU32(payload, 0) | 0)
   let text: string | undefined
   if ((flags & NLM_F_ACK_TLVS) !== 0) {
-    const attributes = new AttributeReader(payload, attributesAt)
+    const attributes = new AttributeReader().begin(payload, attributesAt)
     while (attributes.next()) if (attributes.type === NLMSGERR_ATTR_MSG) text = attributes.string()
   }
   return { errno, text }

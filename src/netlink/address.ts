@@ -86,7 +86,7 @@ export function dumpAddresses(of: { readonly family: 4 | 6; readonly index?: num
 
 /** RTM_NEWADDR or RTM_DELADDR; undefined when it cannot be read. */
 export function decodeAddress(bytes: Uint8Array, start = 0, end = bytes.length): Address | undefined {
-  const attributes = new AttributeReader(bytes, start + IFADDRMSG, end)
+  const attributes = new AttributeReader().begin(bytes, start + IFADDRMSG, end)
   const family = bytes[start]
   if (attributes.failed || (family !== AF_INET && family !== AF_INET6)) return undefined
   let local: IpAddress | undefined

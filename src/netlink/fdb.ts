@@ -21,7 +21,7 @@ import {
 } from './constants.ts'
 import { NDMSG, ndmsg } from './ndmsg.ts'
 import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
-import { AttributeReader, getU16, getU32 } from './wire.ts'
+import { attributesIn, getU16, getU32 } from './wire.ts'
 
 export interface FdbEntry {
   readonly index: number
@@ -98,7 +98,7 @@ export function dumpFdb({ index }: { readonly index: number }): DumpRequest<FdbE
 
 /** RTM_NEWNEIGH or RTM_DELNEIGH of family AF_BRIDGE; undefined when it cannot be read or is of another family. */
 export function decodeFdbEntry(bytes: Uint8Array, start = 0, end = bytes.length): FdbEntry | undefined {
-  const attributes = new AttributeReader(bytes, start + NDMSG, end)
+  const attributes = attributesIn(bytes, start + NDMSG, end)
   if (attributes.failed || bytes[start] !== AF_BRIDGE) return undefined
   let mac: MacAddress | undefined
   let destination: Ipv4 | undefined

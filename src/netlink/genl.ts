@@ -27,7 +27,7 @@ export function getFamily(name: string): DumpRequest<number> {
 }
 
 function decodeFamily(bytes: Uint8Array, start = 0, end = bytes.length): number | undefined {
-  const attributes = new AttributeReader(bytes, start + GENL_HDRLEN, end)
+  const attributes = new AttributeReader().begin(bytes, start + GENL_HDRLEN, end)
   let id: number | undefined
   while (attributes.next()) if (attributes.type === CTRL_ATTR_FAMILY_ID) id = attributes.u16()
   return attributes.failed ? undefined : id

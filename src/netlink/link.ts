@@ -303,7 +303,7 @@ export function dumpLinks(): DumpRequest<Link> {
 
 /** RTM_NEWLINK or RTM_DELLINK; undefined when it cannot be read, or is a bridge's word about its port. */
 export function decodeLink(bytes: Uint8Array, start = 0, end = bytes.length): Link | undefined {
-  const attributes = new AttributeReader(bytes, start + IFINFOMSG, end)
+  const attributes = new AttributeReader().begin(bytes, start + IFINFOMSG, end)
   if (attributes.failed || bytes[start] !== AF_UNSPEC) return undefined
   const flags = getU32(bytes, start + 8)
   const link: { -readonly [K in keyof Link]: Link[K] } = {

@@ -21,7 +21,7 @@ import {
 import { formatIp } from './format.ts'
 import { NDMSG, ndmsg } from './ndmsg.ts'
 import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
-import { AttributeReader, getU16, getU32 } from './wire.ts'
+import { attributesIn, getU16, getU32 } from './wire.ts'
 
 export interface Neighbour {
   readonly index: number
@@ -93,7 +93,7 @@ function family(address: IpAddress): number {
 
 /** RTM_NEWNEIGH or RTM_DELNEIGH; undefined when it cannot be read or is of neither IPv4 nor IPv6. */
 export function decodeNeighbour(bytes: Uint8Array, start = 0, end = bytes.length): Neighbour | undefined {
-  const attributes = new AttributeReader(bytes, start + NDMSG, end)
+  const attributes = attributesIn(bytes, start + NDMSG, end)
   const family = bytes[start] ?? AF_UNSPEC
   if (attributes.failed || (family !== AF_INET && family !== AF_INET6)) return undefined
   let address: IpAddress | undefined

@@ -18,7 +18,7 @@ import {
   RTNH_F_ONLINK,
 } from './constants.ts'
 import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
-import { AttributeReader, getU32, type MessageWriter } from './wire.ts'
+import { attributesIn, getU32, type MessageWriter } from './wire.ts'
 
 export interface Nexthop {
   readonly id: number
@@ -84,7 +84,7 @@ export function dumpNexthops({ oif }: { readonly oif?: number } = {}): DumpReque
 
 /** RTM_NEWNEXTHOP or RTM_DELNEXTHOP; undefined when it cannot be read. */
 export function decodeNexthop(bytes: Uint8Array, start = 0, end = bytes.length): Nexthop | undefined {
-  const attributes = new AttributeReader(bytes, start + NHMSG, end)
+  const attributes = attributesIn(bytes, start + NHMSG, end)
   if (attributes.failed) return undefined
   let id: number | undefined
   let gateway: Ipv4 | undefined

@@ -22,7 +22,7 @@ export function getGeneration(): DumpRequest<number> {
 }
 
 function decodeGeneration(bytes: Uint8Array, start = 0, end = bytes.length): number | undefined {
-  const attributes = new AttributeReader(bytes, start + NFGEN_HDRLEN, end)
+  const attributes = new AttributeReader().begin(bytes, start + NFGEN_HDRLEN, end)
   let id: number | undefined
   while (attributes.next()) if (attributes.type === NFTA_GEN_ID) id = attributes.u32be()
   return attributes.failed ? undefined : id

@@ -22,7 +22,7 @@ import {
   RTNH_F_ONLINK,
 } from './constants.ts'
 import { type DumpRequest, EntryRequest, type NetlinkRequest, only, type RequestKind } from './request.ts'
-import { AttributeReader, getU32, type MessageWriter } from './wire.ts'
+import { attributesIn, getU32, type MessageWriter } from './wire.ts'
 
 export interface Route {
   readonly destination: Subnet
@@ -167,7 +167,7 @@ export function getRoute(address: Ipv4): DumpRequest<Route> {
 
 /** RTM_NEWROUTE or RTM_DELROUTE; undefined when it cannot be read or is not of IPv4. */
 export function decodeRoute(bytes: Uint8Array, start = 0, end = bytes.length): Route | undefined {
-  const attributes = new AttributeReader(bytes, start + RTMSG, end)
+  const attributes = attributesIn(bytes, start + RTMSG, end)
   const length = bytes[start + 1] ?? 0
   if (attributes.failed || bytes[start] !== AF_INET || length > 32) return undefined
   const flags = getU32(bytes, start + 8)

@@ -54,7 +54,6 @@ export class MessageReader implements NetlinkMessage {
   type = 0
   flags = 0
   sequence = 0
-  portId = 0
   start = 0
   end = 0
   #next = 0
@@ -72,11 +71,14 @@ export class MessageReader implements NetlinkMessage {
     this.type = getU16(bytes, at + 4)
     this.flags = getU16(bytes, at + 6)
     this.sequence = getU32(bytes, at + 8)
-    this.portId = getU32(bytes, at + 12)
     this.start = at + NLMSG_HDRLEN
     this.end = at + length
     this.#next = at + align(length)
     return true
+  }
+
+  get portId(): number {
+    return getU32(this.bytes, this.start - NLMSG_HDRLEN + NLMSG_PID_OFFSET)
   }
 
   get payload(): Uint8Array {
@@ -237,10 +239,12 @@ function swap(value: number): number {
   return (value << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24)
 }
 
+const NOTHING: Uint8Array = new Uint8Array(0)
+
 /**
  * Walks the attributes of a payload:
  *
- *     const attributes = new AttributeReader(payload, 12)
+ *     const attributes = new AttributeReader().begin(payload, 12)
  *     while (attributes.next()) switch (attributes.type) { case NDA_DST: dst = attributes.ipv4(); break ... }
  *     if (attributes.failed) return undefined
  *
@@ -250,30 +254,33 @@ function swap(value: number): number {
 export class AttributeReader {
   /** Of the current attribute, without NLA_F_NESTED and NLA_F_NET_BYTEORDER. */
   type = 0
-  failed: boolean
-  readonly #bytes: Uint8Array
-  readonly #end: number
+  failed = false
+  #bytes = NOTHING
+  #end = 0
   #value = 0
   #length = 0
-  #next: number
+  #next = 0
 
-  /** Reads the attributes in `bytes` from `start` on; a payload that ends before `start` is an error. */
-  constructor(bytes: Uint8Array, start: number, end: number = bytes.length) {
+  /** Begins with the attributes in `bytes` from `start` on; a payload that ends before `start` is an error. */
+  begin(bytes: Uint8Array, start: number, end: number = bytes.length): this {
     this.#bytes = bytes
     this.#next = start
     this.#end = end
     this.failed = start > end
+    return this
   }
 
   next(): boolean {
     const at = this.#next
-    if (this.failed || at >= this.#end) return false
-    const length = at + 4 <= this.#end ? getU16(this.#bytes, at) : 0
-    if (length < 4 || at + length > this.#end) {
+    const end = this.#end
+    if (this.failed || at >= end) return false
+    const header = at + 4 <= end ? getU32(this.#bytes, at) : 0
+    const length = header & 0xffff
+    if (length < 4 || at + length > end) {
       this.failed = true
       return false
     }
-    this.type = getU16(this.#bytes, at + 2) & NLA_TYPE_MASK
+    this.type = (header >>> 16) & NLA_TYPE_MASK
     this.#value = at + 4
     this.#length = length - 4
     this.#next = at + align(length)
@@ -348,7 +355,7 @@ export class AttributeReader {
   }
 
   nested(): AttributeReader {
-    return new AttributeReader(this.#bytes, this.#value, this.#value + this.#length)
+    return new AttributeReader().begin(this.#bytes, this.#value, this.#value + this.#length)
   }
 
   /** Makes an error of a nested reader an error of this one. */
@@ -368,41 +375,45 @@ export class AttributeReader {
   }
 }
 
+const shared = new AttributeReader()
+
+/** For decoders that read tens of thousands of payloads one after another: the reader is theirs until the next call. */
+export function attributesIn(bytes: Uint8Array, start: number, end: number): AttributeReader {
+  return shared.begin(bytes, start, end)
+}
+
 /** One call, one flat string: pieces glued together cost three times as much once they are hashed as map keys. */
-function formatMac(b: Uint8Array, at: number): MacAddress {
-  const colon = 0x3a
+function formatMac(bytes: Uint8Array, at: number): MacAddress {
+  const b0 = bytes[at] as number
+  const b1 = bytes[at + 1] as number
+  const b2 = bytes[at + 2] as number
+  const b3 = bytes[at + 3] as number
+  const b4 = bytes[at + 4] as number
+  const b5 = bytes[at + 5] as number
   return String.fromCharCode(
-    high(b, at),
-    low(b, at),
-    colon,
-    high(b, at + 1),
-    low(b, at + 1),
-    colon,
-    high(b, at + 2),
-    low(b, at + 2),
-    colon,
-    high(b, at + 3),
-    low(b, at + 3),
-    colon,
-    high(b, at + 4),
-    low(b, at + 4),
-    colon,
-    high(b, at + 5),
-    low(b, at + 5),
+    HEX[b0 >> 4] as number,
+    HEX[b0 & 15] as number,
+    COLON,
+    HEX[b1 >> 4] as number,
+    HEX[b1 & 15] as number,
+    COLON,
+    HEX[b2 >> 4] as number,
+    HEX[b2 & 15] as number,
+    COLON,
+    HEX[b3 >> 4] as number,
+    HEX[b3 & 15] as number,
+    COLON,
+    HEX[b4 >> 4] as number,
+    HEX[b4 & 15] as number,
+    COLON,
+    HEX[b5 >> 4] as number,
+    HEX[b5 & 15] as number,
   )
 }
 
-function high(bytes: Uint8Array, at: number): number {
-  return hexCharCode((bytes[at] as number) >>> 4)
-}
-
-function low(bytes: Uint8Array, at: number): number {
-  return hexCharCode((bytes[at] as number) & 15)
-}
-
-function hexCharCode(digit: number): number {
-  return digit < 10 ? 0x30 + digit : 0x57 + digit
-}
+const COLON = 0x3a
+/** The digits as characters. */
+const HEX = Uint8Array.from('0123456789abcdef', (digit) => digit.charCodeAt(0))
 
 /** The number that two hexadecimal digits say. */
 function octet(text: string, at: number): number {
@@ -421,7 +432,13 @@ export function getU16(b: Uint8Array, at: number): number {
 }
 
 export function getU32(b: Uint8Array, at: number): number {
-  return (getU16(b, at) | (getU16(b, at + 2) << 16)) >>> 0
+  return (
+    ((b[at] as number) |
+      ((b[at + 1] as number) << 8) |
+      ((b[at + 2] as number) << 16) |
+      ((b[at + 3] as number) << 24)) >>>
+    0
+  )
 }
 
 function getU32be(b: Uint8Array, at: number): number {

@@ -188,7 +188,7 @@ export function peersOf(parts: readonly WireGuardPart[]): ConfiguredPeer[] {
 
 /** Undefined when it cannot be read. */
 export function decodeWireGuard(bytes: Uint8Array, start = 0, end = bytes.length): WireGuardPart | undefined {
-  const attributes = new AttributeReader(bytes, start + GENL_HDRLEN, end)
+  const attributes = new AttributeReader().begin(bytes, start + GENL_HDRLEN, end)
   let publicKey: WireGuardKey | undefined
   let listenPort = 0
   const peers: ConfiguredPeer[] = []
