@@ -31,6 +31,7 @@ const CHUNK = 64 << 10
 const chunk = new Uint8Array(CHUNK)
 const writer = new MessageWriter(chunk)
 
+/** Behind it are enough for the messages of a chunk, so that theirs follow each other without a jump over 0. */
 const LAST_SEQUENCE = 0xffffffff - CHUNK
 
 /** A table that changes all the time interrupts dumps; after this many the answer is "cannot tell". */
@@ -256,7 +257,7 @@ export class Rtnl {
     return datagram
   }
 
-  /** Not 0, which is what the kernel puts into its notifications. Those behind it are free, as many as a chunk takes. */
+  /** Not 0, which is what the kernel puts into its notifications. */
   #nextSequence(): number {
     this.#sequence = this.#sequence < LAST_SEQUENCE ? this.#sequence + 1 : 1
     return this.#sequence
