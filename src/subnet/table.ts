@@ -53,15 +53,20 @@ export class LeaseTable {
   readonly #clock: Clock
   readonly #log: Logger
   #rules: LeaseRules
-  /** All that could be read, the own lease included. */
-  #known = new Map<number, Lease>()
+  /** What passed every check: nearly all that is known, so that a lease has one place and not one for each question. */
+  #inUse = new Map<number, Lease>()
+  /**
+   * What is known otherwise than it is in use: the own lease, those refused, and what events told that is not judged yet;
+   * undefined is gone.
+   */
+  #aside = new Map<number, Lease | undefined>()
   readonly #unreadable = new Map<string, string>()
   /** Known leases by prefix length: overlaps need two lengths. */
   readonly #lengths = new Uint32Array(32)
   /** Reasons why known leases are not in use, by key. */
   #refused = new Map<string, string>()
-  #inUse = new Map<number, Lease>()
-  /** When the known leases were read, which is when their `ttl` was true, or too long. */
+  /** When the known leases were read, which is when their `ttl` was true, or too long: with the last list, or apart. */
+  #listedAt: Moment
   #readAt = new Map<number, Moment>()
   /** When those of the known leases end that the store does not hold any more, in monotonic milliseconds. */
   readonly #orphans = new Map<number, number>()
@@ -72,6 +77,7 @@ export class LeaseTable {
     this.#subnetLen = subnetLen
     this.#clock = clock
     this.#log = log
+    this.#listedAt = this.#moment()
   }
 
   /** Leases of other nodes that passed every check, in no particular order. */
@@ -104,29 +110,33 @@ export class LeaseTable {
    */
   replace(leases: readonly Lease[], bad: readonly BadLease[], replaced = false): LeaseChanges {
     const now = this.#moment()
-    const before = this.#known
-    const readAt = this.#readAt
-    this.#known = new Map()
-    this.#readAt = new Map()
-    this.#lengths.fill(0)
     this.#unreadable.clear()
     for (const { key, reason } of bad) this.#unreadable.set(key, reason)
+    const known = new Map<number, Lease>()
     let familiar = false
     for (const lease of leases) {
-      familiar ||= before.get(subnetKey(lease.subnet))?.modifiedIndex === lease.modifiedIndex
-      this.#keep(lease, now)
+      const key = subnetKey(lease.subnet)
+      familiar ||= this.#known(key)?.modifiedIndex === lease.modifiedIndex
+      known.set(key, lease)
     }
-    const lost = before.size > 0 && (replaced || !familiar)
+    const lost = replaced || !familiar
+    const readAt = new Map<number, Moment>()
+    const keep = ({ lease, at }: Missing): void => {
+      const key = subnetKey(lease.subnet)
+      known.set(key, lease)
+      readAt.set(key, at)
+    }
     const missing: Missing[] = []
-    for (const [key, lease] of before) {
-      const at = readAt.get(key) ?? now
-      const over = isOver(lease, at, now)
-      if (this.#known.has(key)) this.#orphans.delete(key)
-      else if (this.#unreadable.has(leaseKey(lease.subnet))) this.#keep(lease, at)
-      else if (lost || over || this.#orphans.has(key)) missing.push({ lease, at })
+    for (const [key, lease] of this.#allKnown()) {
+      const at = this.#readAt.get(key) ?? this.#listedAt
+      if (known.has(key)) this.#orphans.delete(key)
+      else if (this.#unreadable.has(leaseKey(lease.subnet))) keep({ lease, at })
+      else if (lost || isOver(lease, at, now) || this.#orphans.has(key)) missing.push({ lease, at })
     }
-    this.#adoptOrphans(missing, lost, now)
-    return this.#judgeAll()
+    for (const orphan of this.#adoptOrphans({ missing, known, lost, now })) keep(orphan)
+    this.#listedAt = now
+    this.#readAt = readAt
+    return this.#judgeAll(known)
   }
 
   /** Drops the orphans whose time is over now. */
@@ -134,7 +144,7 @@ export class LeaseTable {
     const now = this.#clock.now()
     const changes = { put: [], removed: [] }
     for (const [key, end] of this.#orphans) {
-      const lease = end <= now ? this.#known.get(key) : undefined
+      const lease = end <= now ? this.#known(key) : undefined
       if (lease === undefined) continue
       this.#drop(lease.subnet)
       this.#judge(lease.subnet, changes)
@@ -148,7 +158,7 @@ export class LeaseTable {
     const now = this.#moment()
     const touched = events.map((event) => this.#take(event, now))
     for (const event of events) if (event.kind === 'put') touched.push(...this.#retireOrphans(event.lease))
-    if (mixed || this.#mixed()) return this.#judgeAll()
+    if (mixed || this.#mixed()) return this.#judgeAll(new Map(this.#allKnown()))
     const changes = { put: [], removed: [] }
     for (const subnet of touched) if (subnet !== undefined) this.#judge(subnet, changes)
     this.#report()
@@ -158,22 +168,35 @@ export class LeaseTable {
   /** Takes other rules (a new own subnet or underlay address) and looks at every lease again. */
   setRules(rules: LeaseRules): LeaseChanges {
     this.#rules = rules
-    return this.#judgeAll()
+    return this.#judgeAll(new Map(this.#allKnown()))
   }
 
-  /** Keeps leases that are missing, lost with the store or else expired, unless their node has another one by now. */
-  #adoptOrphans(missing: readonly Missing[], lost: boolean, now: Moment): void {
+  #known(key: number): Lease | undefined {
+    return this.#aside.has(key) ? this.#aside.get(key) : this.#inUse.get(key)
+  }
+
+  *#allKnown(): Generator<[number, Lease]> {
+    for (const entry of this.#inUse) if (!this.#aside.has(entry[0])) yield entry
+    for (const [key, lease] of this.#aside) if (lease !== undefined) yield [key, lease]
+  }
+
+  /**
+   * Those of the leases that are missing, lost with the store or else expired, that are to be kept: all whose node has no
+   * other one by now.
+   */
+  #adoptOrphans({ missing, known, lost, now }: Loss): Missing[] {
     const holders = new Set<Ipv4>()
-    if (missing.length > 0)
-      for (const { attributes } of this.#known.values()) holders.add(attributes.publicIP)
+    if (missing.length > 0) for (const { attributes } of known.values()) holders.add(attributes.publicIP)
+    const kept: Missing[] = []
     let adopted = 0
-    for (const { lease, at } of missing) {
-      const key = subnetKey(lease.subnet)
-      if (sameSubnet(lease.subnet, this.#rules.own) || holders.has(lease.attributes.publicIP)) {
+    for (const orphan of missing) {
+      const { subnet, attributes } = orphan.lease
+      const key = subnetKey(subnet)
+      if (sameSubnet(subnet, this.#rules.own) || holders.has(attributes.publicIP)) {
         this.#orphans.delete(key)
         continue
       }
-      this.#keep(lease, at)
+      kept.push(orphan)
       if (this.#orphans.has(key)) continue
       this.#orphans.set(key, now.now + (lost ? LEASE_TTL_SECONDS * 1000 : GRACE_MS))
       adopted++
@@ -184,12 +207,13 @@ export class LeaseTable {
           `claim a subnet again, for ${LEASE_TTL_SECONDS / 3600} h at most`,
       )
     } else if (adopted > 0) this.#tellExpired(`${adopted} subnet leases have`)
+    return kept
   }
 
   /** Keeps a lease whose term has run out, unless it is our own. */
   #expire(subnet: Subnet, now: Moment): void {
     const key = subnetKey(subnet)
-    if (!this.#known.has(key) || sameSubnet(subnet, this.#rules.own)) {
+    if (this.#known(key) === undefined || sameSubnet(subnet, this.#rules.own)) {
       this.#drop(subnet)
       return
     }
@@ -240,7 +264,7 @@ export class LeaseTable {
   #retireOrphans({ subnet, attributes }: Lease): Subnet[] {
     const retired: Subnet[] = []
     for (const key of this.#orphans.keys()) {
-      const orphan = this.#known.get(key)
+      const orphan = this.#known(key)
       if (orphan === undefined || orphan.attributes.publicIP !== attributes.publicIP) continue
       if (sameSubnet(orphan.subnet, subnet)) continue
       this.#drop(orphan.subnet)
@@ -251,8 +275,8 @@ export class LeaseTable {
 
   #keep(lease: Lease, readAt: Moment): void {
     const key = subnetKey(lease.subnet)
-    if (!this.#known.has(key)) this.#count(lease.subnet.length, 1)
-    this.#known.set(key, lease)
+    if (this.#known(key) === undefined) this.#count(lease.subnet.length, 1)
+    this.#aside.set(key, lease)
     this.#readAt.set(key, readAt)
   }
 
@@ -260,7 +284,9 @@ export class LeaseTable {
     const key = subnetKey(subnet)
     this.#orphans.delete(key)
     this.#readAt.delete(key)
-    if (this.#known.delete(key)) this.#count(subnet.length, -1)
+    if (this.#known(key) === undefined) return
+    this.#aside.set(key, undefined)
+    this.#count(subnet.length, -1)
   }
 
   #moment(): Moment {
@@ -279,40 +305,50 @@ export class LeaseTable {
   #judge(subnet: Subnet, changes: { put: Lease[]; removed: Subnet[] }): void {
     const key = subnetKey(subnet)
     const before = this.#inUse.get(key)
+    const lease = this.#known(key)
+    const own = sameSubnet(subnet, this.#rules.own)
+    const objection = lease === undefined || own ? undefined : leaseObjection(lease, this.#rules)
+    this.#aside.delete(key)
     this.#refused.delete(leaseKey(subnet))
-    const lease = sameSubnet(subnet, this.#rules.own) ? undefined : this.#known.get(key)
-    const objection = lease && leaseObjection(lease, this.#rules)
     if (objection !== undefined) this.#refused.set(leaseKey(subnet), objection)
-    if (lease !== undefined && objection === undefined) {
+    if (lease !== undefined && !own && objection === undefined) {
       this.#inUse.set(key, lease)
       if (before === undefined || !same(before, lease)) changes.put.push(lease)
-    } else if (before !== undefined) {
-      this.#inUse.delete(key)
-      changes.removed.push(subnet)
+      return
     }
+    if (lease !== undefined) this.#aside.set(key, lease)
+    if (this.#inUse.delete(key)) changes.removed.push(subnet)
   }
 
-  #judgeAll(): LeaseChanges {
+  /** Takes these for all that is known; the map is then what is in use. */
+  #judgeAll(known: Map<number, Lease>): LeaseChanges {
     const before = this.#inUse
-    const sound: Lease[] = []
+    const aside = new Map<number, Lease>()
     const refused = new Map<string, string>()
-    for (const lease of this.#known.values()) {
-      if (sameSubnet(lease.subnet, this.#rules.own)) continue
-      const objection = leaseObjection(lease, this.#rules)
-      if (objection === undefined) sound.push(lease)
-      else refused.set(leaseKey(lease.subnet), objection)
+    const own = subnetKey(this.#rules.own)
+    const putAside = (key: number, lease: Lease, objection: string | undefined): void => {
+      if (objection !== undefined) refused.set(leaseKey(lease.subnet), objection)
+      aside.set(key, lease)
+      known.delete(key)
     }
-    const overlap = this.#mixed() ? overlapOf(sound, this.#subnetLen) : undefined
-    const inUse = new Map<number, Lease>()
-    for (const lease of sound) {
-      const objection = overlap?.(lease.subnet)
-      if (objection === undefined) inUse.set(subnetKey(lease.subnet), lease)
-      else refused.set(leaseKey(lease.subnet), objection)
+    this.#lengths.fill(0)
+    for (const [key, lease] of known) {
+      this.#count(lease.subnet.length, 1)
+      const objection = key === own ? undefined : leaseObjection(lease, this.#rules)
+      if (key === own || objection !== undefined) putAside(key, lease, objection)
     }
-    this.#inUse = inUse
+    if (this.#mixed()) {
+      const overlap = overlapOf([...known.values()], this.#subnetLen)
+      for (const [key, lease] of known) {
+        const objection = overlap(lease.subnet)
+        if (objection !== undefined) putAside(key, lease, objection)
+      }
+    }
+    this.#inUse = known
+    this.#aside = aside
     this.#refused = refused
     this.#report()
-    return changesBetween(before, inUse)
+    return changesBetween(before, known)
   }
 
   /** One line for a bad lease, however often it is seen, until it is mended. */
@@ -334,6 +370,15 @@ interface Missing {
   readonly at: Moment
 }
 
+interface Loss {
+  readonly missing: readonly Missing[]
+  /** What is known besides. */
+  readonly known: ReadonlyMap<number, Lease>
+  /** Whether the store lost them, and not only their time was over. */
+  readonly lost: boolean
+  readonly now: Moment
+}
+
 /** Whether the term of a lease, as it was read at `at`, has run out by one of the clocks. */
 function isOver({ ttl }: Lease, at: Moment, now: Moment): boolean {
   return ttl !== undefined && Math.max(now.now - at.now, now.wall - at.wall) >= ttl * 1000
@@ -352,14 +397,15 @@ function overlapOf(leases: readonly Lease[], subnetLen: number): (subnet: Subnet
     if (set === undefined) byLength.set(subnet.length, new Set([subnet.address]))
     else set.add(subnet.address)
   }
-  // For each length, the ranges of that length which hold a longer lease, and one such lease.
+  // For each length, the ranges of that length which hold a longer lease, and the first of these: etcd lists in any order.
   const within = new Map<number, Map<Ipv4, Subnet>>()
   for (const length of byLength.keys()) within.set(length, new Map())
   for (const { subnet } of leases) {
     for (const [length, holders] of within) {
       if (length < subnet.length) {
         const { address } = subnetOf(subnet.address, length)
-        if (!holders.has(address)) holders.set(address, subnet)
+        const held = holders.get(address)
+        if (held === undefined || isBefore(subnet, held)) holders.set(address, subnet)
       }
     }
   }
@@ -374,6 +420,10 @@ function overlapOf(leases: readonly Lease[], subnetLen: number): (subnet: Subnet
     }
     return undefined
   }
+}
+
+function isBefore(a: Subnet, b: Subnet): boolean {
+  return a.address === b.address ? a.length < b.length : a.address < b.address
 }
 
 function changesBetween(before: ReadonlyMap<number, Lease>, after: ReadonlyMap<number, Lease>): LeaseChanges {

@@ -275,6 +275,15 @@ describe('overlaps', () => {
     }
   })
 
+  it('are said once, in whatever order the leases come', () => {
+    const leases = [wide, right, lease('10.5.66.0/24', '192.168.0.6')]
+    table.replace(leases, [])
+    table.replace([...leases].reverse(), [])
+    expect(log.lines).toEqual([
+      'warn Ignoring bad subnet node: 10.5.64.0-22: overlaps the lease 10.5.65.0-24',
+    ])
+  })
+
   it('bring the other back when the one that counted is gone', () => {
     table.replace([wide, right], [])
     expect(changed(table.update([gone('10.5.65.0/24')]))).toBe(true)
