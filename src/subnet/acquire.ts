@@ -300,7 +300,7 @@ function claims(list: LeaseList, deleted: readonly Lease[], network: Subnet): Su
   const gone = new Set(deleted)
   const claimed = [
     ...list.leases.filter((lease) => !gone.has(lease)).map(({ subnet }) => subnet),
-    ...list.bad.flatMap(({ key }) => claimedSubnet(key)?.subnet ?? []),
+    ...list.bad.flatMap(({ key }) => claimedSubnet(key) ?? []),
   ]
   return claimed.filter(({ length }) => length > network.length)
 }

@@ -7,8 +7,8 @@ export function leaseKey(subnet: Subnet): string {
   return `${formatIpv4(subnet.address)}-${subnet.length}`
 }
 
-/** What could be read, or why not: a bad value is an everyday answer here, not an exception. */
-export type Decoded<T> = { readonly value: T } | { readonly reason: string }
+/** What could be read, or, as a text, why not: a bad value is an everyday answer here, not an exception. */
+export type Decoded<T extends object> = T | string
 
 /**
  * Reads the last element of a key path as a subnet. Prefix lengths are 0..31, as in flannel. Unlike flannel's
@@ -16,26 +16,33 @@ export type Decoded<T> = { readonly value: T } | { readonly reason: string }
  * because two keys would then name one subnet.
  */
 export function parseLeaseKey(key: string): Decoded<Subnet> {
-  const claimed = claimedSubnet(key)
-  if (claimed === undefined) return { reason: 'the key is not of the form a.b.c.d-len' }
-  const { subnet, hostBits } = claimed
-  return hostBits
-    ? { reason: `the key has host bits set; ${leaseKey(subnet)} would be right` }
-    : { value: subnet }
+  const written = readKey(key)
+  if (written === undefined) return 'the key is not of the form a.b.c.d-len'
+  const subnet = subnetOf(written.address, written.length)
+  return subnet.address === written.address
+    ? subnet
+    : `the key has host bits set; ${leaseKey(subnet)} would be right`
 }
 
 /** The subnet a key lays claim to even if it is written wrongly: nobody else should be given that range. */
-export function claimedSubnet(
-  key: string,
-): { readonly subnet: Subnet; readonly hostBits: boolean } | undefined {
-  const name = key.slice(key.lastIndexOf('/') + 1)
-  const dash = name.indexOf('-')
-  const address = dash < 0 ? undefined : parseIpv4(name.slice(0, dash))
-  const length = name.slice(dash + 1)
-  if (address === undefined || !/^([0-9]|[12][0-9]|3[01])$/.test(length)) return undefined
-  const subnet = subnetOf(address, Number(length))
-  return { subnet, hostBits: subnet.address !== address }
+export function claimedSubnet(key: string): Subnet | undefined {
+  const written = readKey(key)
+  return written && subnetOf(written.address, written.length)
 }
+
+/** Host bits are kept. */
+function readKey(key: string): { readonly address: Ipv4; readonly length: number } | undefined {
+  const start = key.lastIndexOf('/') + 1
+  const dash = key.indexOf('-', start)
+  if (dash < 0) return undefined
+  const length = PREFIX_LENGTHS.get(key.slice(dash + 1))
+  const address = parseIpv4(key.slice(start, dash))
+  return address === undefined || length === undefined ? undefined : { address, length }
+}
+
+const PREFIX_LENGTHS: ReadonlyMap<string, number> = new Map(
+  Array.from({ length: 32 }, (_, length) => [String(length), length]),
+)
 
 /** The lease value as Go writes it: compact, in this order, empty fields left out, HTML characters escaped. */
 export function encodeLeaseValue(attributes: LeaseAttributes): string {
@@ -55,19 +62,19 @@ export function decodeLeaseValue(text: string): Decoded<LeaseAttributes> {
   try {
     fields = readFields(text)
   } catch (error) {
-    return { reason: `the value ${error instanceof Error ? error.message : String(error)}` }
+    return `the value ${error instanceof Error ? error.message : String(error)}`
   }
   // JSON.parse takes any depth, but whoever compares or prints the value later calls itself for each.
   if (text.length > LONG_VALUE && jsonDepth(text) > MOST_DEPTH) {
-    return { reason: `the value is nested more than ${MOST_DEPTH} deep` }
+    return `the value is nested more than ${MOST_DEPTH} deep`
   }
   const { PublicIP, BackendType, BackendData } = fields
   const publicIP = readPublicIP(PublicIP)
-  if (typeof publicIP === 'string') return { reason: publicIP }
+  if (typeof publicIP === 'string') return publicIP
   if (BackendType !== undefined && BackendType !== null && typeof BackendType !== 'string') {
-    return { reason: `BackendType is ${jsonKind(BackendType)}, not a string` }
+    return `BackendType is ${jsonKind(BackendType)}, not a string`
   }
-  return { value: { publicIP, backendType: BackendType ?? '', backendData: BackendData } }
+  return { publicIP, backendType: BackendType ?? '', backendData: BackendData }
 }
 
 /** Characters; what is shorter cannot be deep enough to do harm. */

@@ -1,4 +1,13 @@
-import { contains, formatIpv4, formatSubnet, type Ipv4, overlaps, type Subnet, sameSubnet } from '../ip.ts'
+import {
+  contains,
+  formatIpv4,
+  formatSubnet,
+  type Ipv4,
+  overlaps,
+  type Subnet,
+  sameSubnet,
+  subnetOf,
+} from '../ip.ts'
 import type { Lease } from './lease.ts'
 
 /** What a node holds a peer's lease against before it lets it near the kernel. */
@@ -43,12 +52,13 @@ export function underlayObjection(
   { network, underlay }: Pick<LeaseRules, 'network' | 'underlay'>,
 ): string | undefined {
   for (const { address, length } of underlay) {
+    const prefix = subnetOf(address, length)
+    if (!overlaps(subnet, prefix)) continue
     if (contains(subnet, address)) {
       return `${formatSubnet(subnet)} holds this node's own address ${formatIpv4(address)}`
     }
-    const prefix = { address: address - (address % 2 ** (32 - length)), length }
     const carved = inside(network, prefix) && !sameSubnet(network, prefix)
-    if (overlaps(subnet, prefix) && !carved) {
+    if (!carved) {
       return `${formatSubnet(subnet)} overlaps ${formatSubnet(prefix)}, which this node reaches directly`
     }
   }

@@ -14,19 +14,19 @@ export interface Vtep {
 
 /** Reads the VTEP out of a lease; throws UnusableLease with the reason when there is none. */
 export function vtepOf(lease: Lease): Vtep {
-  const { backendType, backendData, publicIP } = lease.attributes
-  const subnet = formatSubnet(lease.subnet)
+  const { subnet, attributes } = lease
+  const { backendType, backendData, publicIP } = attributes
   if (backendType !== 'vxlan') {
-    throw new UnusableLease(`ignoring non-vxlan subnet(${subnet}): type=${backendType}`)
+    throw new UnusableLease(`ignoring non-vxlan subnet(${formatSubnet(subnet)}): type=${backendType}`)
   }
   const mac = vtepMac(backendData)
   if (mac === undefined) {
     const text = JSON.stringify(backendData)?.slice(0, 80) ?? 'nothing'
     throw new UnusableLease(
-      `error decoding subnet lease JSON: ${subnet} has no usable VtepMAC in BackendData ${text}`,
+      `error decoding subnet lease JSON: ${formatSubnet(subnet)} has no usable VtepMAC in BackendData ${text}`,
     )
   }
-  return { subnet: lease.subnet, mac, underlay: publicIP }
+  return { subnet, mac, underlay: publicIP }
 }
 
 /** The usable `VtepMAC` of a lease's BackendData, or undefined. */
@@ -38,8 +38,10 @@ export function vtepMac(backendData: unknown): MacAddress | undefined {
 function vtepMacField(data: unknown): unknown {
   if (typeof data !== 'object' || data === null) return undefined
   let found: unknown
-  for (const [name, value] of Object.entries(data)) {
-    if (name === 'VtepMAC' || name.toLowerCase() === 'vtepmac') found = value
+  for (const name in data) {
+    if (name !== 'VtepMAC' && name.toLowerCase() !== 'vtepmac') continue
+    // It is one of the object's own names.
+    found = data[name as keyof typeof data]
   }
   return found
 }
@@ -61,6 +63,6 @@ export function parseVtepMac(value: unknown): MacAddress | undefined {
     return undefined
   }
   const mac = hex.toLowerCase()
-  const multicast = (Number.parseInt(mac.slice(0, 2), 16) & 1) === 1
+  const multicast = '13579bdf'.includes(mac.charAt(1))
   return multicast || mac === '00:00:00:00:00:00' ? undefined : mac
 }

@@ -46,7 +46,7 @@ export class EtcdRegistry implements Registry {
     const request = { method: 'GET', key: this.#configKey, query: READ, signal } as const
     const answer = await this.#client.request(request)
     const node = nodeOf(request, answer)
-    if (node.dir) {
+    if (node.dir === true) {
       throw new EtcdError({
         kind: 'etcd',
         request: `${request.method} /v2/keys${request.key}`,
@@ -56,7 +56,7 @@ export class EtcdRegistry implements Registry {
         transient: true,
       })
     }
-    return { text: node.value, index: answer.index, clusterId: answer.clusterId }
+    return { text: textOf(node), index: answer.index, clusterId: answer.clusterId }
   }
 
   async listLeases(signal: AbortSignal): Promise<LeaseList> {
@@ -70,7 +70,7 @@ export class EtcdRegistry implements Registry {
     try {
       const answer = await this.#client.request(request)
       const node = nodeOf(request, answer)
-      if (!node.dir) throw unexpected(request, 'is a value, not a directory: remove it')
+      if (node.dir !== true) throw unexpected(request, 'is a value, not a directory: remove it')
       return { ...decodeAll(node.nodes), index: answer.index, clusterId: answer.clusterId }
     } catch (error) {
       if (!isEtcdCode(error, EcodeKeyNotFound)) throw error
@@ -83,9 +83,9 @@ export class EtcdRegistry implements Registry {
     try {
       const node = nodeOf(request, await this.#client.request(request))
       const read = decodeLease(node)
-      return 'lease' in read
-        ? { kind: 'lease', lease: read.lease }
-        : { kind: 'bad', bad: read.bad, modifiedIndex: node.modifiedIndex }
+      return 'reason' in read
+        ? { kind: 'bad', bad: read, modifiedIndex: indexOf(node) }
+        : { kind: 'lease', lease: read }
     } catch (error) {
       if (isEtcdCode(error, EcodeKeyNotFound)) return { kind: 'absent' }
       throw error
@@ -178,18 +178,18 @@ export class EtcdRegistry implements Registry {
 
   #decodeEvent(request: EtcdRequest, answer: EtcdAnswer, waitIndex: number): WatchStep {
     const node = nodeOf(request, answer)
-    if (node.modifiedIndex < waitIndex)
-      throw unexpected(request, `got event ${node.modifiedIndex}, not ${waitIndex} or later`)
+    const index = indexOf(node)
+    if (index < waitIndex) throw unexpected(request, `got event ${index}, not ${waitIndex} or later`)
     const action = answer.body?.action
     const removed = REMOVALS.has(String(action))
-    const below = node.key.startsWith(`${this.#subnetsKey}/`)
-      ? node.key.slice(this.#subnetsKey.length + 1)
-      : ''
-    if (below === '' && removed) return { kind: 'resync', reason: `${node.key} was removed` }
+    const key = keyOf(node)
+    const below = key.startsWith(`${this.#subnetsKey}/`) ? key.slice(this.#subnetsKey.length + 1) : ''
+    if (below === '' && removed) return { kind: 'resync', reason: `${key} was removed` }
     return {
       kind: 'event',
-      event: below === '' ? undefined : decodeChange({ ...node, key: below }, removed, action === 'expire'),
-      index: node.modifiedIndex,
+      event:
+        below === '' ? undefined : decodeChange(node, { key: below, removed, expired: action === 'expire' }),
+      index,
       storeIndex: answer.index,
       clusterId: answer.clusterId,
     }
@@ -198,8 +198,8 @@ export class EtcdRegistry implements Registry {
   async #put(subnet: Subnet, options: Omit<EtcdRequest, 'method' | 'key'>): Promise<Lease> {
     const request = { method: 'PUT', key: this.#leasePath(subnet), ...options } as const
     const read = decodeLease(nodeOf(request, await this.#client.request(request)))
-    if ('lease' in read) return read.lease
-    throw unexpected(request, `the answer does not hold what was written: ${read.bad.reason}`)
+    if (!('reason' in read)) return read
+    throw unexpected(request, `the answer does not hold what was written: ${read.reason}`)
   }
 
   #leasePath(subnet: Subnet): string {
@@ -214,72 +214,76 @@ type Poll =
 const READ = { quorum: 'true', recursive: 'false', sorted: 'false' } as const
 const REMOVALS: ReadonlySet<string> = new Set(['delete', 'expire', 'compareAndDelete'])
 
-/** A node of etcd's answer, with the fields that Go leaves out filled in. */
-interface EtcdNode {
-  readonly key: string
-  readonly dir: boolean
-  readonly value: string
-  readonly nodes: readonly unknown[]
-  readonly ttl: number | undefined
-  readonly modifiedIndex: number
+/**
+ * A node of etcd's answer as it came, with fields left out that are empty for Go. Each is read where it is needed: a copy of
+ * each of 65,000 nodes would cost more than all the rest.
+ */
+type EtcdNode = Readonly<Record<'key' | 'dir' | 'value' | 'nodes' | 'ttl' | 'modifiedIndex', unknown>>
+
+function isNode(json: unknown): json is EtcdNode {
+  return typeof json === 'object' && json !== null
 }
 
 function nodeOf(request: EtcdRequest, answer: EtcdAnswer): EtcdNode {
-  const node = readNode(answer.body?.node)
-  if (node === undefined) throw unexpected(request, 'the answer has no node: is this etcd?')
+  const node = answer.body?.node
+  if (!isNode(node)) throw unexpected(request, 'the answer has no node: is this etcd?')
   return node
 }
 
-function readNode(json: unknown): EtcdNode | undefined {
-  if (typeof json !== 'object' || json === null) return undefined
-  // An object's members are unknown until looked at; a copy of each of 65,000 would cost more than all the rest.
-  const { key, dir, value, nodes, ttl, modifiedIndex } = json as Readonly<Record<string, unknown>>
-  return {
-    key: typeof key === 'string' ? key : '/',
-    dir: dir === true,
-    value: typeof value === 'string' ? value : '',
-    nodes: Array.isArray(nodes) ? nodes : [],
-    ttl: typeof ttl === 'number' ? Math.max(0, ttl) : undefined,
-    modifiedIndex: typeof modifiedIndex === 'number' ? modifiedIndex : 0,
-  }
+function keyOf({ key }: EtcdNode): string {
+  return typeof key === 'string' ? key : '/'
 }
 
-function decodeAll(nodes: readonly unknown[]): { leases: Lease[]; bad: BadLease[] } {
+function textOf({ value }: EtcdNode): string {
+  return typeof value === 'string' ? value : ''
+}
+
+function indexOf({ modifiedIndex }: EtcdNode): number {
+  return typeof modifiedIndex === 'number' ? modifiedIndex : 0
+}
+
+function decodeAll(nodes: unknown): { leases: Lease[]; bad: BadLease[] } {
   const leases: Lease[] = []
   const bad: BadLease[] = []
-  for (const json of nodes) {
-    const node = readNode(json)
-    if (node === undefined) continue
+  for (const node of Array.isArray(nodes) ? nodes : []) {
+    if (!isNode(node)) continue
     const read = decodeLease(node)
-    if ('lease' in read) leases.push(read.lease)
-    else bad.push(read.bad)
+    if ('reason' in read) bad.push(read)
+    else leases.push(read)
   }
   return { leases, bad }
 }
 
-function decodeLease(node: EtcdNode): { lease: Lease } | { bad: BadLease } {
-  const key = node.key.slice(node.key.lastIndexOf('/') + 1)
-  const subnet = parseLeaseKey(key)
-  if ('reason' in subnet) return { bad: { key, reason: subnet.reason } }
-  if (node.dir) return { bad: { key, reason: 'it is a directory' } }
-  const attributes = decodeLeaseValue(node.value)
-  if ('reason' in attributes) return { bad: { key, reason: attributes.reason } }
-  const { ttl, modifiedIndex } = node
-  return { lease: { subnet: subnet.value, attributes: attributes.value, ttl, modifiedIndex } }
+function decodeLease(node: EtcdNode): Lease | BadLease {
+  const path = keyOf(node)
+  const subnet = parseLeaseKey(path)
+  if (typeof subnet === 'string') return badLease(path, subnet)
+  if (node.dir === true) return badLease(path, 'it is a directory')
+  const attributes = decodeLeaseValue(textOf(node))
+  if (typeof attributes === 'string') return badLease(path, attributes)
+  const ttl = typeof node.ttl === 'number' ? Math.max(0, node.ttl) : undefined
+  return { subnet, attributes, ttl, modifiedIndex: indexOf(node) }
 }
 
-/** `node.key` is what stands below `subnets/`; only a direct child can be a lease. */
-function decodeChange(node: EtcdNode, removed: boolean, expired: boolean): LeaseEvent {
-  const { key } = node
+function badLease(path: string, reason: string): BadLease {
+  return { key: path.slice(path.lastIndexOf('/') + 1), reason }
+}
+
+/** `key` is what stands below `subnets/`; only a direct child can be a lease. */
+function decodeChange(
+  node: EtcdNode,
+  { key, removed, expired }: { readonly key: string; readonly removed: boolean; readonly expired: boolean },
+): LeaseEvent {
+  const nested = key.includes('/')
   if (removed) {
     const subnet = parseLeaseKey(key)
-    if ('value' in subnet && !key.includes('/')) return { kind: 'delete', subnet: subnet.value, expired }
-    return { kind: 'mended', key }
+    return typeof subnet === 'string' || nested
+      ? { kind: 'mended', key }
+      : { kind: 'delete', subnet, expired }
   }
-  if (key.includes('/'))
-    return { kind: 'bad', bad: { key, reason: 'the key lies in a directory of its own' } }
+  if (nested) return { kind: 'bad', bad: { key, reason: 'the key lies in a directory of its own' } }
   const read = decodeLease(node)
-  return 'lease' in read ? { kind: 'put', lease: read.lease } : { kind: 'bad', bad: read.bad }
+  return 'reason' in read ? { kind: 'bad', bad: read } : { kind: 'put', lease: read }
 }
 
 function unexpected({ method, key }: EtcdRequest, reason: string): EtcdError {
