@@ -18,12 +18,15 @@ export interface Subnet {
 /** A MAC address as the kernel's tools print it: six lower-case octets with colons. */
 export type MacAddress = string
 
-/** Dotted decimal to a number, or undefined. Strict: four decimal octets, no leading zeros, no spaces. */
-export function parseIpv4(text: string): Ipv4 | undefined {
+/**
+ * Dotted decimal, from one place in a text to another, to a number, or undefined. Strict: four decimal octets, no leading
+ * zeros, no spaces.
+ */
+export function parseIpv4(text: string, from = 0, to = text.length): Ipv4 | undefined {
   let value = 0
   let octet = -1
   let dots = 0
-  for (let i = 0; i < text.length; i++) {
+  for (let i = from; i < to; i++) {
     const c = text.charCodeAt(i)
     if (c === 0x2e) {
       if (octet < 0 || ++dots > 3) return undefined
@@ -63,11 +66,21 @@ export function subnetOf(address: Ipv4, length: number): Subnet {
 export function parseCidr(text: string): { readonly address: Ipv4; readonly length: number } | undefined {
   const slash = text.indexOf('/')
   if (slash < 0) return undefined
-  const address = parseIpv4(text.slice(0, slash))
-  const digits = text.slice(slash + 1)
-  if (address === undefined || !/^(0|[1-9][0-9]?)$/.test(digits)) return undefined
-  const length = Number(digits)
-  return length <= 32 ? { address, length } : undefined
+  const address = parseIpv4(text, 0, slash)
+  const length = parsePrefixLength(text, slash + 1)
+  return address === undefined || length === undefined ? undefined : { address, length }
+}
+
+/** 0..32, as decimal digits without leading zeros from a place in a text to its end, or undefined. */
+export function parsePrefixLength(text: string, from: number): number | undefined {
+  let length = -1
+  for (let i = from; i < text.length; i++) {
+    const digit = text.charCodeAt(i) - 0x30
+    if (digit < 0 || digit > 9 || length === 0) return undefined
+    length = length < 0 ? digit : length * 10 + digit
+    if (length > 32) return undefined
+  }
+  return length < 0 ? undefined : length
 }
 
 export function formatSubnet(subnet: Subnet): string {

@@ -1,4 +1,13 @@
-import { formatIpv4, type Ipv4, isUnicastHost, parseIpv4, type Subnet, subnetOf } from '../ip.ts'
+import {
+  contains,
+  formatIpv4,
+  type Ipv4,
+  isUnicastHost,
+  parseIpv4,
+  parsePrefixLength,
+  type Subnet,
+  subnetOf,
+} from '../ip.ts'
 import { jsonDepth, jsonFields, jsonKind, oneLine, parseJson } from './gojson.ts'
 import type { LeaseAttributes } from './lease.ts'
 
@@ -18,10 +27,10 @@ export type Decoded<T extends object> = T | string
 export function parseLeaseKey(key: string): Decoded<Subnet> {
   const written = readKey(key)
   if (written === undefined) return 'the key is not of the form a.b.c.d-len'
-  const subnet = subnetOf(written.address, written.length)
-  return subnet.address === written.address
-    ? subnet
-    : `the key has host bits set; ${leaseKey(subnet)} would be right`
+  const { address, length } = written
+  // A prefix without host bits holds its address as it is written.
+  if (contains(written, address)) return written
+  return `the key has host bits set; ${leaseKey(subnetOf(address, length))} would be right`
 }
 
 /** The subnet a key lays claim to even if it is written wrongly: nobody else should be given that range. */
@@ -34,15 +43,11 @@ export function claimedSubnet(key: string): Subnet | undefined {
 function readKey(key: string): { readonly address: Ipv4; readonly length: number } | undefined {
   const start = key.lastIndexOf('/') + 1
   const dash = key.indexOf('-', start)
-  if (dash < 0) return undefined
-  const length = PREFIX_LENGTHS.get(key.slice(dash + 1))
-  const address = parseIpv4(key.slice(start, dash))
-  return address === undefined || length === undefined ? undefined : { address, length }
+  const length = parsePrefixLength(key, dash + 1)
+  if (dash < 0 || length === undefined || length > 31) return undefined
+  const address = parseIpv4(key, start, dash)
+  return address === undefined ? undefined : { address, length }
 }
-
-const PREFIX_LENGTHS: ReadonlyMap<string, number> = new Map(
-  Array.from({ length: 32 }, (_, length) => [String(length), length]),
-)
 
 /** The lease value as Go writes it: compact, in this order, empty fields left out, HTML characters escaped. */
 export function encodeLeaseValue(attributes: LeaseAttributes): string {
