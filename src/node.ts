@@ -12,10 +12,10 @@ import type { Options } from './options.ts'
 import type { NetworkConfig } from './subnet/config.ts'
 import type { ConfigWatch } from './subnet/configwatch.ts'
 import type { LeaseKeeper } from './subnet/keeper.ts'
-import type { LeaseList, Registry } from './subnet/registry.ts'
+import type { Handover, LeaseList, Registry } from './subnet/registry.ts'
 import { type LeaseChanges, LeaseTable } from './subnet/table.ts'
 import type { LeaseRules } from './subnet/validate.ts'
-import { type WatchProgress, watchLeases } from './subnet/watch.ts'
+import { startOf, type WatchProgress, type WatchStart, watchLeases } from './subnet/watch.ts'
 import { renderSubnetFile, type SubnetFileContent, writeFileAtomically } from './subnetfile.ts'
 import type { Systemd } from './systemd.ts'
 import { type UnderlayWatcher, underlayAddresses } from './underlay.ts'
@@ -62,7 +62,7 @@ export class Node {
    * with a LeaseLostError, or with what nobody expected.
    */
   async run(start: {
-    readonly list: LeaseList
+    readonly list: Handover<LeaseList>
     readonly previous: Addresses | undefined
     readonly signal: AbortSignal
   }): Promise<void> {
@@ -110,16 +110,13 @@ export class Node {
   }
 
   /** Takes in the first list, then what the watch says. */
-  async #follow(signal: AbortSignal, list: LeaseList): Promise<void> {
-    const { registry, clock, log, network, memory } = this.#parts
-    this.#table.replace(list.leases, list.bad)
-    network.replaceLeases(this.#table.leases())
-    network.apply()
-    memory.used(list.leases.length)
-    const progress = this.#newProgress(list.index)
+  async #follow(signal: AbortSignal, list: Handover<LeaseList>): Promise<void> {
+    const { registry, clock, log } = this.#parts
+    const from = this.#begin(list)
+    const progress = this.#newProgress(from.index)
     log.info('Running backend.')
     log.info('watching for new subnet leases')
-    for await (const result of watchLeases({ registry, signal, clock, log, from: list, progress })) {
+    for await (const result of watchLeases({ registry, signal, clock, log, from, progress })) {
       this.#parts.keeper.observe(result)
       this.#pass(
         result.kind === 'snapshot'
@@ -127,6 +124,16 @@ export class Node {
           : this.#table.update(result.events),
       )
     }
+  }
+
+  #begin(first: Handover<LeaseList>): WatchStart {
+    const { network, memory } = this.#parts
+    const list = first.take()
+    this.#table.replace(list.leases, list.bad)
+    network.replaceLeases(this.#table.leases())
+    network.apply()
+    memory.used(list.leases.length)
+    return startOf(list)
   }
 
   /** Shown in the view; the watch waits for etcd and not for a clock, so its rounds are what tells that it goes on. */

@@ -15,7 +15,7 @@ import { EcodeKeyNotFound, EcodeNodeExist, EcodeTestFailed, isEtcdCode } from '.
 import type { Lease, LeaseAttributes } from './lease.ts'
 import { claimedSubnet, leaseKey } from './leasecodec.ts'
 import { Outage, reasonOf } from './outage.ts'
-import { type ConfigText, LEASE_TTL_SECONDS, type LeaseList, type Registry } from './registry.ts'
+import { type ConfigText, Handover, LEASE_TTL_SECONDS, type LeaseList, type Registry } from './registry.ts'
 import { sameAttributes } from './table.ts'
 import { type InterfaceAddress, underlayObjection } from './validate.ts'
 
@@ -40,7 +40,7 @@ export interface AcquireOptions {
 export interface AcquiredLease {
   readonly lease: Lease
   /** The list the choice was made from: what a watch may go on from. */
-  readonly list: LeaseList
+  readonly list: Handover<LeaseList>
   /** It was there under this node's public IP, and neither the subnet file nor the device tells that it was ours. */
   readonly takenOver: boolean
 }
@@ -100,7 +100,7 @@ export async function acquireLease(options: AcquireOptions): Promise<AcquiredLea
       const lease = await attempts.run(current)
       if (lease !== undefined) {
         outage.recover('Acquired a lease')
-        return { lease, list: current, takenOver: attempts.takenOver }
+        return { lease, list: new Handover(current), takenOver: attempts.takenOver }
       }
       pause = CONFLICT_PAUSE_MS * Math.min(50, ++attempts.conflicts)
     } catch (error) {

@@ -20,10 +20,19 @@ export interface WatchOptions {
   readonly signal: AbortSignal
   readonly clock: Clock
   readonly log: Logger
-  /** A list that was acted on already; the watch goes on behind it. Absent, it begins with a snapshot. */
-  readonly from?: LeaseList
+  /** Where a list stood that was acted on already; the watch goes on behind it. Absent, it begins with a snapshot. */
+  readonly from?: WatchStart
   /** Kept up to date while the watch goes on. */
   readonly progress?: WatchProgress
+}
+
+/** What a watch has to know of the list that it goes on from. */
+export interface WatchStart {
+  /** The list's own. */
+  readonly index: number
+  readonly clusterId: string
+  /** The lease written last. */
+  readonly witness: Lease | undefined
 }
 
 /** How far a watch has come, for those who look into the daemon. */
@@ -153,7 +162,7 @@ class LeaseWatch {
     const list = await registry.listLeases(signal)
     const replaced = this.#lost !== undefined && isOtherStore(list, this.#lost)
     this.#lost = undefined
-    this.#position = positionAt(list)
+    this.#position = positionAt(startOf(list))
     this.#heardAt = clock.now()
     if (this.#options.progress !== undefined) this.#options.progress.snapshots++
     this.#doubt = false
@@ -323,10 +332,15 @@ class PollWindow {
   }
 }
 
-function positionAt({ index, clusterId, leases }: LeaseList): Position {
+function positionAt(start: WatchStart): Position {
+  return { ...start, storeIndex: start.index }
+}
+
+/** Where a watch goes on behind this list. */
+export function startOf({ index, clusterId, leases }: LeaseList): WatchStart {
   let witness: Lease | undefined
   for (const lease of leases) if (lease.modifiedIndex > (witness?.modifiedIndex ?? 0)) witness = lease
-  return { index, storeIndex: index, clusterId, witness }
+  return { index, clusterId, witness }
 }
 
 function witnessAfter(event: LeaseEvent, witness: Lease | undefined): Lease | undefined {

@@ -70,6 +70,13 @@ const put = (key: string, value: string, ttl?: number) =>
   etcd.put(`${SUBNETS}/${key}`, value, ttl === undefined ? {} : { ttl })
 const writes = () => etcd.requests.map(({ line }) => line).filter((line) => /^(PUT|DELETE)/.test(line))
 
+it('hands its list over once, so that nobody who waits goes on holding the leases', async () => {
+  await put('10.5.7.0-24', FOREIGN)
+  const { list } = await acquire()
+  expect(list.take().leases).toMatchObject([{ subnet: subnet('10.5.7.0/24') }])
+  expect(() => list.take()).toThrow('handed over before')
+})
+
 describe('a new lease', () => {
   it('is asked for with the requests flannel sends', async () => {
     const { lease } = await acquire()

@@ -6,7 +6,7 @@ import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
 import { LeaseKeeper, LeaseLostError } from '../../src/subnet/keeper.ts'
 import { leaseKey } from '../../src/subnet/leasecodec.ts'
 import type { Registry } from '../../src/subnet/registry.ts'
-import { watchLeases } from '../../src/subnet/watch.ts'
+import { startOf, watchLeases } from '../../src/subnet/watch.ts'
 import { EtcdProcess } from './etcdprocess.ts'
 import {
   attributes,
@@ -80,7 +80,7 @@ describe('acquiring and keeping a lease in a real etcd', () => {
     const network = subnet('10.5.0.0/20')
     const keeper = new LeaseKeeper({ registry, lease, network, marginMinutes: 60, clock: systemClock, log })
     const watching = (async () => {
-      const options = { registry, signal: stop.signal, clock: systemClock, log, from: list }
+      const options = { registry, signal: stop.signal, clock: systemClock, log, from: startOf(list.take()) }
       for await (const result of watchLeases(options)) keeper.observe(result)
     })()
     running = Promise.all([watching, keeper.run(stop.signal)])

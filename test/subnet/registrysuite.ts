@@ -9,7 +9,7 @@ import {
 } from '../../src/subnet/etcd/error.ts'
 import type { LeaseWatchResult } from '../../src/subnet/lease.ts'
 import type { Registry } from '../../src/subnet/registry.ts'
-import { watchLeases } from '../../src/subnet/watch.ts'
+import { startOf, type WatchStart, watchLeases } from '../../src/subnet/watch.ts'
 import { attributes, LogLines, openClient, openRegistry, PREFIX, SUBNETS, subnet, until } from './support.ts'
 
 /** An etcd the suite can be held against, in memory or real. */
@@ -67,7 +67,7 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
       readonly done: Promise<void>
     }
 
-    function watching(from?: Awaited<ReturnType<Registry['listLeases']>>): Watching {
+    function watching(from?: WatchStart): Watching {
       const results: LeaseWatchResult[] = []
       const events: string[] = []
       const options = { registry, signal, clock: systemClock, log, ...(from === undefined ? {} : { from }) }
@@ -217,7 +217,7 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
     })
 
     it('tells put, update, delete, expiry and garbage apart, each once and in order', async () => {
-      const { events, done } = watching(await registry.listLeases(signal))
+      const { events, done } = watching(startOf(await registry.listLeases(signal)))
       const at = subnet('10.5.1.0/24')
       const lease = await registry.createLease(at, attributes('192.168.77.1'), signal)
       await put('10.5.1.0-24', 'garbage')
@@ -313,7 +313,7 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
     })
 
     it('catches up by a snapshot when more than the history was missed', async () => {
-      const from = await registry.listLeases(signal)
+      const from = startOf(await registry.listLeases(signal))
       await fill(1_010)
       const { results, done } = watching(from)
       await until('the snapshot', () => results.length === 1)
