@@ -113,13 +113,7 @@ export class LeaseTable {
     this.#unreadable.clear()
     for (const { key, reason } of bad) this.#unreadable.set(key, reason)
     const known = new Map<number, Lease>()
-    let familiar = false
-    for (const lease of leases) {
-      const key = subnetKey(lease.subnet)
-      familiar ||= this.#known(key)?.modifiedIndex === lease.modifiedIndex
-      known.set(key, lease)
-    }
-    const lost = replaced || !familiar
+    for (const lease of leases) known.set(subnetKey(lease.subnet), lease)
     const readAt = new Map<number, Moment>()
     const keep = ({ lease, at }: Missing): void => {
       const key = subnetKey(lease.subnet)
@@ -127,12 +121,17 @@ export class LeaseTable {
       readAt.set(key, at)
     }
     const missing: Missing[] = []
+    let familiar = false
     for (const [key, lease] of this.#allKnown()) {
       const at = this.#readAt.get(key) ?? this.#listedAt
-      if (known.has(key)) this.#orphans.delete(key)
-      else if (this.#unreadable.has(leaseKey(lease.subnet))) keep({ lease, at })
-      else if (lost || isOver(lease, at, now) || this.#orphans.has(key)) missing.push({ lease, at })
+      const listed = known.get(key)
+      if (listed !== undefined) {
+        familiar ||= listed.modifiedIndex === lease.modifiedIndex
+        this.#orphans.delete(key)
+      } else if (this.#unreadable.has(leaseKey(lease.subnet))) keep({ lease, at })
+      else missing.push({ lease, at })
     }
+    const lost = replaced || !familiar
     for (const orphan of this.#adoptOrphans({ missing, known, lost, now })) keep(orphan)
     this.#listedAt = now
     this.#readAt = readAt
@@ -181,8 +180,8 @@ export class LeaseTable {
   }
 
   /**
-   * Those of the leases that are missing, lost with the store or else expired, that are to be kept: all whose node has no
-   * other one by now.
+   * Those of the missing leases that are to be kept: lost with the store, or expired, and their node has no other one by
+   * now.
    */
   #adoptOrphans({ missing, known, lost, now }: Loss): Missing[] {
     const holders = new Set<Ipv4>()
@@ -190,8 +189,10 @@ export class LeaseTable {
     const kept: Missing[] = []
     let adopted = 0
     for (const orphan of missing) {
-      const { subnet, attributes } = orphan.lease
+      const { lease, at } = orphan
+      const { subnet, attributes } = lease
       const key = subnetKey(subnet)
+      if (!lost && !this.#orphans.has(key) && !isOver(lease, at, now)) continue
       if (sameSubnet(subnet, this.#rules.own) || holders.has(attributes.publicIP)) {
         this.#orphans.delete(key)
         continue
