@@ -250,6 +250,8 @@ describe('bad leases', () => {
     table.replace([OWN, lease('10.5.1.0/24', '192.168.0.2')], [])
     expect(changed(table.setRules({ ...rules, own: subnet('10.5.1.0/24') }))).toBe(true)
     expect(shown()).toEqual([])
+    expect(table.setRules(rules).put.map((each) => formatSubnet(each.subnet))).toEqual(['10.5.1.0/24'])
+    expect(shown()).toEqual(['10.5.1.0/24'])
   })
 })
 
