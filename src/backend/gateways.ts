@@ -34,6 +34,10 @@ export class GatewayPeers {
     for (const { subnet } of this.#peers.values()) yield subnet
   }
 
+  get size(): number {
+    return this.#peers.size
+  }
+
   /** If it was a route that somebody had removed, says that it is back. */
   recovered(key: TableKey): void {
     const subnet = this.#options.routes.destinationOf(key)

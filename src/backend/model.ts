@@ -29,7 +29,9 @@ export interface Model {
   remove(subnet: Subnet): void
   /** A complete list of this many leases comes next. */
   expect(count: number): void
+  /** Of the peers, `size` of them. */
   subnets(): Iterable<Subnet>
+  readonly size: number
   /** The steps from held to wanted, each made from what was acknowledged of the one before. */
   plan(may: May): Iterable<Step>
   /** Who takes the requests for a table, where it is not rtnetlink. */

@@ -232,7 +232,7 @@ export class Reconciler {
       tables[name as TableName] = { wanted, held, failed }
     }
     return {
-      peers: count(this.#model.subnets()),
+      peers: this.#model.size,
       skipped: this.#skipped.size,
       tables,
       repairs: {
@@ -475,12 +475,6 @@ function some(texts: readonly string[]): string {
 
 function total(by: Readonly<Record<RepairCause, number>>): number {
   return by.notification + by.compare + by.device
-}
-
-function count(things: Iterable<unknown>): number {
-  let n = 0
-  for (const _ of things) n++
-  return n
 }
 
 function idOf({ table, key }: TableKey): string {

@@ -123,6 +123,10 @@ class HostGwModel implements Model {
     return this.#peers.subnets()
   }
 
+  get size(): number {
+    return this.#peers.size
+  }
+
   plan(may: May): Iterable<Step> {
     return this.#ready ? this.#routes.plan(may) : []
   }

@@ -139,6 +139,10 @@ class IpipModel implements Model {
     return this.#peers.subnets()
   }
 
+  get size(): number {
+    return this.#peers.size
+  }
+
   plan(may: May): Iterable<Step> {
     return this.#routes.plan(may)
   }

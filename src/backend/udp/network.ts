@@ -219,6 +219,10 @@ class UdpModel implements Model {
     for (const { subnet } of this.#peers.values()) yield subnet
   }
 
+  get size(): number {
+    return this.#peers.size
+  }
+
   *plan(may: May): Generator<Step> {
     yield [this.#network.writes(may)]
     yield [this.#network.deletions(may)]

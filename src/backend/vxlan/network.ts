@@ -173,6 +173,10 @@ class VxlanModel implements Model {
     return this.#peers.subnets()
   }
 
+  get size(): number {
+    return this.#peers.size
+  }
+
   plan(may: May): Iterable<Step> {
     return plan({ tables: this.#tables, routes: this.#routes, deviceName: this.device.name, may })
   }

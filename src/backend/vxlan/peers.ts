@@ -54,6 +54,10 @@ export class Peers {
     for (const peer of this.#peers.values()) yield peer.vtep.subnet
   }
 
+  get size(): number {
+    return this.#peers.size
+  }
+
   /** For one walk over all peers: tells how what carries a peer stands in the kernel. */
   inspect(): (subnet: Subnet) => PeerStatus | undefined {
     const routeTo = this.#options.routes.inspect()

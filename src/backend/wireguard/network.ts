@@ -181,6 +181,10 @@ class WireGuardModel implements Model {
     return this.#peers.subnets()
   }
 
+  get size(): number {
+    return this.#peers.size
+  }
+
   connection(table: TableName): Rtnl {
     return table === 'peer' ? this.#generic : this.#rtnl
   }

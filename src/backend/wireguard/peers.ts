@@ -44,6 +44,10 @@ export class WireGuardPeers {
     for (const { subnet } of this.#nodes.values()) yield subnet
   }
 
+  get size(): number {
+    return this.#nodes.size
+  }
+
   node(subnet: Subnet): Node | undefined {
     return this.#nodes.get(subnetKey(subnet))
   }
