@@ -59,7 +59,7 @@ test('passes bytes both ways', async () => {
   const client = dial()
   client.socket.write('hello')
   await says(client, 'hello')
-  expect(await proxy.stats()).toEqual({ accepted: 1, open: 1, answered: 0 })
+  expect(await proxy.stats()).toEqual({ accepted: 1, open: 1, answered: 0, held: 0 })
 })
 
 test('stalls one direction of an open connection, then delivers what it held', async () => {
@@ -76,6 +76,41 @@ test('stalls one direction of an open connection, then delivers what it held', a
   expect(client.received).toBe('one')
   await proxy.set({ toClient: { kind: 'pass' } })
   await says(client, 'onetwo')
+})
+
+test('stalls after so many bytes, then delivers the rest', async () => {
+  await proxy.set({ toClient: { kind: 'stall', after: 3 } })
+  const client = dial()
+  client.socket.write('abcdefgh')
+  await says(client, 'abc')
+  await waitFor(async () => (await proxy.stats()).held === 5, { what: 'the rest at the proxy' })
+  await proxy.set({ toClient: { kind: 'pass' } })
+  await says(client, 'abcdefgh')
+})
+
+test('strands what is open for good, and serves what comes later', async () => {
+  const client = dial()
+  client.socket.write('one')
+  await says(client, 'one')
+  await proxy.set({ toClient: { kind: 'stall' } })
+  client.socket.write('two')
+  await proxy.strand()
+  await proxy.set({ toClient: { kind: 'pass' } })
+  client.socket.write('three')
+  const other = dial()
+  other.socket.write('x')
+  await says(other, 'x')
+  expect(client).toMatchObject({ received: 'one', ended: false, failed: false })
+})
+
+test('throttles, and loses nothing', async () => {
+  await proxy.set({ toServer: { kind: 'throttle', rate: 100_000 } })
+  const client = dial()
+  const begin = performance.now()
+  const text = 'abcd'.repeat(2_500)
+  client.socket.write(text)
+  await says(client, text)
+  expect(performance.now() - begin).toBeGreaterThan(90)
 })
 
 test('truncates after so many bytes and closes', async () => {

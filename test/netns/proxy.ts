@@ -17,10 +17,15 @@ import { stop } from './process.ts'
 /** What happens to the bytes of one direction. It applies at once, to connections that are open too. */
 export type Fault =
   | { readonly kind: 'pass' }
-  /** Bytes are taken and kept, connections stay open and silent; they go on when the fault changes. */
-  | { readonly kind: 'stall' }
+  /**
+   * Bytes are taken and kept, beyond the first `after` of a connection, counted from now on; connections stay open and
+   * silent, and go on when the fault changes.
+   */
+  | { readonly kind: 'stall'; readonly after?: number }
   /** Every chunk waits this many milliseconds. */
   | { readonly kind: 'slow'; readonly delay: number }
+  /** So many bytes a second pass, of each connection. */
+  | { readonly kind: 'throttle'; readonly rate: number }
   /** After this many bytes of a connection, counted from now on, both ends are closed. */
   | { readonly kind: 'truncate'; readonly after: number }
   /** Every `every`th byte of a connection has its bits inverted. */
@@ -45,6 +50,8 @@ export interface ProxyStats {
   readonly open: number
   /** Times that somebody else answered. */
   readonly answered: number
+  /** Bytes that a stall keeps. */
+  readonly held: number
 }
 
 export interface ProxyControl {
@@ -52,6 +59,8 @@ export interface ProxyControl {
   set(state: ProxyState): Promise<void>
   /** Resets every open connection. */
   cut(): Promise<void>
+  /** Leaves every open connection open, and silent for good: both ends take it for alive. */
+  strand(): Promise<void>
   stats(): Promise<ProxyStats>
   close(): Promise<void>
 }
@@ -101,9 +110,14 @@ export class TcpProxy implements ProxyControl {
     for (const pipe of this.#pipes) pipe.reset()
   }
 
+  async strand(): Promise<void> {
+    for (const pipe of this.#pipes) pipe.strand()
+  }
+
   async stats(): Promise<ProxyStats> {
     const open = this.#idle.size + this.#pipes.size / 2
-    return { accepted: this.#accepted, open, answered: this.#answered }
+    const held = [...this.#pipes].reduce((sum, pipe) => sum + pipe.held, 0)
+    return { accepted: this.#accepted, open, answered: this.#answered, held }
   }
 
   async close(): Promise<void> {
@@ -164,6 +178,9 @@ class Pipe {
   readonly #held: Buffer[] = []
   #applied: Fault = PASS
   #count = 0
+  /** When all bytes so far are through a throttle; monotonic milliseconds. */
+  #through = 0
+  #stranded = false
 
   constructor(from: Socket, to: Socket, fault: () => Fault) {
     this.#from = from
@@ -171,13 +188,22 @@ class Pipe {
     this.#fault = fault
     from.on('data', (chunk: Buffer) => this.#forward(chunk))
     from.on('end', () => {
-      if (fault().kind !== 'stall') to.end()
+      if (fault().kind !== 'stall' && !this.#stranded) to.end()
     })
     from.on('close', () => to.destroy())
   }
 
+  get held(): number {
+    return this.#held.reduce((sum, { length }) => sum + length, 0)
+  }
+
   faultChanged(): void {
     if (this.#fault().kind !== 'stall') for (const chunk of this.#held.splice(0)) this.#forward(chunk)
+  }
+
+  strand(): void {
+    this.#stranded = true
+    this.#held.length = 0
   }
 
   reset(): void {
@@ -186,6 +212,7 @@ class Pipe {
   }
 
   #forward(chunk: Buffer): void {
+    if (this.#stranded) return
     const fault = this.#fault()
     if (fault !== this.#applied) {
       this.#applied = fault
@@ -197,12 +224,21 @@ class Pipe {
       case 'pass':
         this.#to.write(chunk)
         break
-      case 'stall':
-        this.#held.push(chunk)
+      case 'stall': {
+        const passing = Math.max(0, (fault.after ?? 0) - begin)
+        if (passing > 0) this.#to.write(chunk.subarray(0, passing))
+        if (passing < chunk.length) this.#held.push(chunk.subarray(passing))
         break
+      }
       case 'slow':
         setTimeout(() => this.#to.write(chunk), fault.delay)
         break
+      case 'throttle': {
+        const now = performance.now()
+        this.#through = Math.max(now, this.#through) + (chunk.length / fault.rate) * 1000
+        setTimeout(() => this.#to.write(chunk), this.#through - now)
+        break
+      }
       case 'truncate':
         this.#to.write(chunk.subarray(0, Math.max(0, fault.after - begin)))
         if (this.#count >= fault.after) {
@@ -249,6 +285,7 @@ export async function startProxy(
   return {
     set: async (state) => void (await ask({ set: state })),
     cut: async () => void (await ask({ cut: true })),
+    strand: async () => void (await ask({ strand: true })),
     stats: async () => JSON.parse(await ask({ stats: true })),
     close: async () => void (await stop(child, 'SIGKILL')),
   }
@@ -262,9 +299,10 @@ async function serve([host = '', port, targetHost = '', targetPort]: readonly st
   )
   process.stdout.write('"listening"\n')
   for await (const line of createInterface(process.stdin)) {
-    const command = JSON.parse(line) as { set?: ProxyState; cut?: true; stats?: true }
+    const command = JSON.parse(line) as { set?: ProxyState; cut?: true; strand?: true; stats?: true }
     if (command.set) await proxy.set(command.set)
     if (command.cut) await proxy.cut()
+    if (command.strand) await proxy.strand()
     process.stdout.write(`${JSON.stringify(await proxy.stats())}\n`)
   }
 }
