@@ -4,7 +4,10 @@ import type { BadLease, Lease, LeaseAttributes, LeaseEvent } from './lease.ts'
 /** Seconds a lease lives without renewal; a fixed part of what flannel nodes agree on. */
 export const LEASE_TTL_SECONDS = 86_400
 
-/** The store of config and leases, cut to what this folder needs. Every call rejects with an EtcdError. */
+/**
+ * The store of config and leases, cut to what this folder needs. Every call rejects with an EtcdError. A write whose answer is
+ * lost may be sent anew: what refuses it then may be that it was carried out, so whoever is refused looks again.
+ */
 export interface Registry {
   getConfig(signal: AbortSignal): Promise<ConfigText>
   /** All leases by a consistent read; a missing directory is an empty list. */

@@ -133,19 +133,17 @@ describe('fail-over', () => {
     expect(etcd.requests).toHaveLength(2)
   })
 
-  it('a PUT is repeated elsewhere, but not one that may be sent only once', async () => {
-    etcd.intercept = answer(500, '')
-    const put = { method: 'PUT', key: `${SUBNETS}/10.5.1.0-24`, form: { value: 'x' } } as const
-    await ask(open(`${etcd.url},${other.url}`), put)
-    expect(other.requests).toHaveLength(1)
-    const client = open(`${etcd.url},${other.url}`)
-    const error = await failure(client, { ...put, once: true })
-    expect(error).toMatchObject({ kind: 'http', status: 500, transient: true })
-    expect(other.requests).toHaveLength(1)
-    // the next request does not go to the bad one first
-    await ask(client)
-    expect(other.requests).toHaveLength(2)
-  })
+  it.each(['PUT', 'DELETE'] as const)(
+    'a %s is repeated elsewhere: it names the state that it changes',
+    async (method) => {
+      etcd.intercept = answer(500, '')
+      const query = method === 'PUT' ? { prevExist: 'false' } : { prevIndex: String(other.index) }
+      const key = method === 'PUT' ? `${SUBNETS}/10.5.1.0-24` : KEY
+      await ask(open(`${etcd.url},${other.url}`), { method, key, query, form: { value: 'x' } })
+      expect([etcd, other].map(({ requests }) => requests.length)).toEqual([1, 1])
+      expect(other.get(key)).toBe(method === 'PUT' ? 'x' : undefined)
+    },
+  )
 
   it.each([
     [404, '{"errorCode":100,"message":"Key not found","cause":"/coreos.com","index":3}'],
@@ -356,16 +354,90 @@ describe('a request that hangs', () => {
     expect(asked()).toBe(2)
   })
 
-  it('gets all its time when it may be sent only once, and when it hangs again', async () => {
-    const { url, asked } = await lossy()
-    const hurried = { doubtMs: 30, timeoutMs: 500 } as const
-    expect(await failure(open(url, hurried), { method: 'PUT', once: true })).toMatchObject({
-      kind: 'timeout',
-    })
-    expect(asked()).toBe(1)
+  it('gets all its time when it hangs again', async () => {
     etcd.intercept = ({ url = '' }) => url.includes(KEY)
+    const hurried = { doubtMs: 30, timeoutMs: 500 } as const
     expect(await failure(open(etcd.url, hurried))).toMatchObject({ kind: 'timeout' })
     expect(etcd.requests.filter(({ line }) => line.includes(KEY))).toHaveLength(2)
+  })
+
+  it('at two endpoints is put to the third at once, which is the one that answers', async () => {
+    const silent = [await listen(() => undefined), await listen(() => undefined)]
+    const client = open(`${silent.join()},${etcd.url}`, doubting)
+    expect(await ask(client)).toMatchObject({ index: etcd.index })
+    expect(client.tally.endpoints.map(({ failures }) => failures > 0)).toEqual([true, false, false])
+  })
+
+  it('is not given up because one that was sent before it has been answered', async () => {
+    const held: (() => unknown)[] = []
+    etcd.intercept = ({ url = '' }, response) => {
+      if (url.startsWith('/v2/keys/slow')) held.push(() => response.end('{}'))
+      return url.startsWith('/v2/keys/?') || url.startsWith('/v2/keys/slow')
+    }
+    const client = open(etcd.url, doubting)
+    const questions = () => etcd.requests.filter(({ line }) => line.startsWith('GET /v2/keys/?')).length
+    const waiting = [ask(client, { key: '/slow1' })]
+    await until('it is sent', () => held.length === 1)
+    waiting.push(ask(client, { key: '/slow2' }))
+    await until('both are doubted', () => held.length === 2 && questions() > 3)
+    const before = questions()
+    held[0]?.()
+    await waiting[0]
+    await until('the other is doubted still', () => questions() > before)
+    held[1]?.()
+    await waiting[1]
+    expect(held).toHaveLength(2)
+  })
+
+  it('is a part of a body, too; but not a body that comes slowly', async () => {
+    const body = JSON.stringify({ node: { value: 'x'.repeat(400_000) } })
+    let asked = 0
+    const url = await listen((socket) =>
+      socket.once('data', (data) => {
+        if (!String(data).includes('recursive=true')) {
+          socket.end(answerTo('{}'))
+          return
+        }
+        asked++
+        const parts = answerTo(body).match(/.{1,40000}/gs) ?? []
+        const more = (): void => {
+          const part = parts.shift()
+          if (part !== undefined && socket.writable) socket.write(part, () => setTimeout(more, 150))
+        }
+        more()
+      }),
+    )
+    // Neither the whole time for a body nor the second without doubt is enough for it.
+    const client = open(url, { doubtMs: 1_000, timeoutMs: 1_200 })
+    expect((await ask(client, { query: { recursive: 'true' } })).body).toEqual(JSON.parse(body))
+    expect(asked).toBe(1)
+  })
+
+  it.each<[what: string, before: number, every: number]>([
+    ['stops', 100_000, 0],
+    ['goes on byte by byte', 100_000, 1],
+    ['never begins', 0, 0],
+  ])('in a body that %s is sent once more', async (_, before, every) => {
+    const body = JSON.stringify({ node: { value: 'x'.repeat(400_000) } })
+    let asked = 0
+    const url = await listen((socket) =>
+      socket.once('data', (data) => {
+        const list = String(data).includes('recursive=true')
+        if (list) asked++
+        if (!list || asked > 1) {
+          socket.end(answerTo(list ? body : '{}'))
+          return
+        }
+        const whole = answerTo(body)
+        socket.write(whole.slice(0, whole.indexOf('\r\n\r\n') + 4 + before))
+        if (every === 0) return
+        const trickle = setInterval(() => socket.write('x'), 5)
+        socket.once('close', () => clearInterval(trickle))
+      }),
+    )
+    const { body: got } = await ask(open(url, doubting), { query: { recursive: 'true' } })
+    expect(got).toEqual(JSON.parse(body))
+    expect(asked).toBe(2)
   })
 
   it('but is answered before the questions after it is only slow', async () => {
@@ -382,7 +454,7 @@ describe('a request that hangs', () => {
     expect(await ask(client)).toMatchObject({ index: etcd.index })
   })
 
-  it('is not doubted when it is for a list', async () => {
+  it('is not doubted when it is for a list that etcd still makes', async () => {
     let release: () => unknown = () => undefined
     etcd.intercept = ({ url = '' }, response) => {
       if (!url.includes('recursive')) return false

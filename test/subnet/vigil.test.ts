@@ -70,6 +70,25 @@ it('is not held up by a question that hangs, and gives it up when another is ans
   expect(vigil.away).toBe(false)
 })
 
+it('goes on to ask for who needs an answer to what was asked later, when something earlier is answered', async () => {
+  const since = Date.now()
+  let answered = false
+  const waiting = Promise.all([
+    vigil.wait(stop.signal),
+    vigil.answer(since, stop.signal).then(() => {
+      answered = true
+    }),
+  ])
+  vigil.end(since - 500)
+  await vi.advanceTimersByTimeAsync(1_250)
+  expect([vigil.away, answered, questions.length]).toEqual([false, false, 1])
+  last().fail(new Error('refused'))
+  await vi.advanceTimersByTimeAsync(1_250)
+  expect([answered, questions.length]).toEqual([false, 2])
+  last().answer()
+  await waiting
+})
+
 it('bounds the questions that hang', async () => {
   vigil.wait(stop.signal).catch(() => undefined)
   await vi.advanceTimersByTimeAsync(600_000)

@@ -2,16 +2,17 @@
  * Requests to etcd's v2 API: plain HTTP, over kept connections, to the first endpoint that gives an answer.
  *
  * Which failure moves on to the next endpoint is flannel's rule: a connection that fails and a 5xx do, and so does what
- * cannot come from an etcd; any other answer ends the request and pins its endpoint. Requests that must not be carried
- * out twice (a create, a delete) are tried at one endpoint only. Unlike flannel's client, every wait is bounded, and when
- * no endpoint answers all requests keep vigil together. A request that hangs for a second begins the vigil, too, and is given
- * up as lost when etcd answers what it is asked after that.
+ * cannot come from an etcd; any other answer ends the request and pins its endpoint. All writes name the state that they
+ * change (prevExist, prevIndex), so that to send one again never carries it out twice. Unlike flannel's client, every wait
+ * is bounded, and when no endpoint answers all requests keep vigil together. A request that is silent for a second begins the
+ * vigil, too, and is given up as lost when etcd answers what it is asked after that.
  */
 import { isUtf8 } from 'node:buffer'
 import { Agent, type IncomingHttpHeaders } from 'node:http'
 import { systemClock } from '../../clock.ts'
 import type { Logger } from '../../log.ts'
 import { jsonKind } from '../gojson.ts'
+import { Doubt, Overtaken } from './doubt.ts'
 import { basicAuthorization, type Endpoint } from './endpoints.ts'
 import {
   EcodeUnauthorized,
@@ -20,7 +21,7 @@ import {
   type EtcdErrorKind,
   explainTransport,
 } from './error.ts'
-import { AnswerTooLong, Exchange, KEEP_ALIVE_MS } from './exchange.ts'
+import { AnswerTooLong, closeIdle, Exchange, KEEP_ALIVE_MS } from './exchange.ts'
 import { type EtcdOperation, EtcdTally } from './tally.ts'
 import { TlsAgent, type TlsFiles } from './tls.ts'
 import { Vigil } from './vigil.ts'
@@ -31,11 +32,11 @@ export interface EtcdClientOptions {
   readonly password: string
   readonly tls: TlsFiles
   readonly log: Logger
-  /** Milliseconds to connect, send and receive the answer's headers at one endpoint, and again for its body. */
+  /** Milliseconds to connect, send and receive the answer's headers at one endpoint, and again for each part of its body. */
   readonly timeoutMs?: number
   /** Milliseconds between two questions to an etcd that is away. */
   readonly vigilMs?: number
-  /** Milliseconds after which a request that hangs is doubted. */
+  /** Milliseconds of silence after which a request is doubted. */
   readonly doubtMs?: number
   /** 0 <= x < 1; orders the endpoints once, so that a fleet does not crowd the first. */
   readonly random?: () => number
@@ -50,9 +51,7 @@ export interface EtcdRequest {
   readonly query?: Readonly<Record<string, string>>
   readonly form?: Readonly<Record<string, string>>
   readonly signal: AbortSignal
-  /** Only one endpoint may see this request. */
-  readonly once?: boolean
-  /** Milliseconds the body may take, when other than the client's time-out. */
+  /** Milliseconds for the body, or the next part of it, when other than the client's time-out. */
   readonly bodyTimeoutMs?: number
   /**
    * A body that does not come in time, or whose connection breaks before, is an answer without one: nothing happened while
@@ -137,21 +136,14 @@ export class EtcdClient {
     const since = this.#now()
     const failures: Failure[] = []
     const all = this.#endpoints.length
-    let tries = request.once === true ? 1 : all
-    // A list is long in the making, and overtaken by what is not.
-    let doubtful = request.once !== true && what !== 'list'
-    const first = tally.current
-    for (let i = 0; i < tries; i++) {
-      const position = (first + i) % this.#endpoints.length
+    let doubtful = true
+    let position = tally.current
+    for (let tries = all; tries > 0; tries--) {
       const endpoint = this.#endpoints[position]
       if (endpoint === undefined) break
+      const onHead = (begun: number): void => tally.answered(position, what, begun, this.#now())
       try {
-        const answer = await this.#ask(
-          endpoint,
-          request,
-          (begun) => tally.answered(position, what, begun, this.#now()),
-          doubtful ? (exchange, begun) => this.#doubt(exchange, begun) : undefined,
-        )
+        const answer = await this.#ask(endpoint, request, { doubtful, onHead })
         tally.current = position
         tally.finished(what, 'ok')
         return answer
@@ -165,19 +157,19 @@ export class EtcdClient {
         }
         tally.failed(position, error.message)
         failures[position] = { endpoint, error }
-        if (error.kind !== 'overtaken') continue
-        // etcd is there: a new connection to the same endpoint is worth a try, with all the time it needs if etcd is only slow.
-        doubtful = false
-        tries++
+        if (error.kind === 'overtaken') {
+          // etcd is there: a new connection to who answered is worth a try, with all the time it needs if etcd is only slow.
+          doubtful = false
+          tries++
+          position = tally.current
+        } else {
+          position = (position + 1) % all
+        }
       }
     }
-    // A write that may be sent only once still moves the next request away from the endpoint that failed.
-    if (request.once === true) tally.current = (first + 1) % this.#endpoints.length
     tally.finished(what, 'failed')
-    if (tries >= all) {
-      this.#failures = failures
-      this.#vigil.begin(since)
-    }
+    this.#failures = failures
+    this.#goWithout(since)
     throw allFailed(request, failures)
   }
 
@@ -196,7 +188,8 @@ export class EtcdClient {
     const { tally } = this
     try {
       const request = { method: 'GET', key: '/', query: { quorum: 'true' }, signal } as const
-      await this.#ask(endpoint, request, (begun) => tally.answered(position, 'get', begun, this.#now()))
+      const onHead = (begun: number): void => tally.answered(position, 'get', begun, this.#now())
+      await this.#ask(endpoint, request, { doubtful: false, onHead })
     } catch (error) {
       if (!(error instanceof EtcdError)) throw error
       if (movesOn(error)) {
@@ -214,35 +207,29 @@ export class EtcdClient {
     this.#tls.close()
   }
 
-  /**
-   * Has an exchange that began at `since` fail if etcd answers before it what it is asked later. Returns what ends that, to be told whether the
-   * exchange had its answer.
-   */
-  #doubt(exchange: Exchange, since: number): (answered: boolean) => void {
-    let gone: AbortController | undefined
-    const timer = setTimeout(() => {
-      gone = new AbortController()
-      this.#vigil.begin(since)
-      this.#vigil.answer(gone.signal).then(
-        () => exchange.giveUp(new Overtaken()),
-        () => undefined,
-      )
-    }, this.#doubtMs)
-    return (answered) => {
-      clearTimeout(timer)
-      if (gone === undefined) return
-      gone.abort()
-      if (answered) this.#vigil.end()
-      gone = undefined
-    }
+  /** Nothing has come from etcd since then, and who knows where the connections lead that are kept from better days. */
+  #goWithout(since: number): void {
+    closeIdle(this.#http)
+    this.#tls.closeIdle()
+    this.#vigil.begin(since)
+  }
+
+  #doubt(exchange: Exchange, begun: number): Doubt {
+    return new Doubt({
+      exchange,
+      begun,
+      ms: this.#doubtMs,
+      now: this.#now,
+      vigil: this.#vigil,
+      onSilence: (since) => this.#goWithout(since),
+    })
   }
 
   /** `onHead` is told when what was asked at `begun` has the headers of its answer. */
   async #ask(
     endpoint: Endpoint,
     request: EtcdRequest,
-    onHead: (begun: number) => void,
-    doubt?: (exchange: Exchange, begun: number) => (answered: boolean) => void,
+    { doubtful, onHead }: { readonly doubtful: boolean; readonly onHead: (begun: number) => void },
   ): Promise<EtcdAnswer> {
     let url = new URL(endpoint.base + target(request))
     let authorization = endpoint.authorization ?? this.#authorization
@@ -250,19 +237,26 @@ export class EtcdClient {
       const call = new Call(request, url)
       const begun = this.#now()
       const exchange = await this.#open(call, authorization)
-      const trust = doubt?.(exchange, begun)
+      const doubt = doubtful ? this.#doubt(exchange, begun) : undefined
+      // A list is long in the making, and overtaken by what is not.
+      if (operationOf(request) !== 'list') doubt?.expect(begun)
       let limit = this.#timeoutMs
       try {
         const { status, headers } = await exchange.head(limit)
         onHead(begun)
         // etcd has begun to wait, and may do so for long.
-        if (request.longPoll === true) trust?.(status === 200)
+        if (request.longPoll === true && status === 200) doubt?.settle()
+        else doubt?.expect()
         if (status < 300 || status >= 400) {
           limit = request.bodyTimeoutMs ?? limit
+          const onProgress = (): void => {
+            doubt?.settle()
+            doubt?.expect()
+          }
           const answer = await readAnswer(call, status, headers, () =>
-            exchange.body(limit, MAX_ANSWER_LENGTH),
+            exchange.body({ ms: limit, limit: MAX_ANSWER_LENGTH, onProgress }),
           )
-          trust?.(true)
+          doubt?.settle()
           return answer
         }
         const next = headers.location === undefined ? null : URL.parse(headers.location, url.href)
@@ -276,9 +270,12 @@ export class EtcdClient {
         url = next
       } catch (error) {
         request.signal.throwIfAborted()
-        if (error instanceof EtcdError) throw error
+        if (error instanceof EtcdError) {
+          if (!movesOn(error)) doubt?.settle()
+          throw error
+        }
         if (error instanceof Overtaken) throw call.error('overtaken', error.message)
-        if (exchange.stale && request.once !== true) continue
+        if (exchange.stale) continue
         // etcd began to wait, and nothing happened while it did: that is an answer.
         if (request.longPoll === true && call.state !== undefined && !(error instanceof AnswerTooLong)) {
           return { ...call.state, body: undefined, waited: exchange.timedOut && !exchange.begun }
@@ -286,7 +283,7 @@ export class EtcdClient {
         if (!exchange.timedOut) throw call.error('transport', explainTransport(error))
         throw call.error('timeout', `no answer within ${limit / 1000} s`)
       } finally {
-        trust?.(false)
+        doubt?.drop()
         exchange.close()
       }
     }
@@ -308,15 +305,6 @@ export class EtcdClient {
       body: form === undefined ? undefined : encodeForm(form),
       signal,
     })
-  }
-}
-
-/** Why an exchange was given up. */
-class Overtaken extends Error {
-  override readonly name = 'Overtaken'
-
-  constructor() {
-    super('no answer, while etcd answers what it is asked later')
   }
 }
 

@@ -11,6 +11,11 @@ import {
  * A long poll says nothing for a minute, and a machine that lost its power takes no leave.
  */
 export const KEEP_ALIVE_MS = 2_000
+/**
+ * Bytes of a body that count as progress: about as much as TCP sends before it hears from the other side for the first time
+ * (RFC 6928). What comes slower than this in each time limit, or in the second after which it is doubted, is as good as silent.
+ */
+export const PROGRESS_BYTES = 16_384
 
 export interface ExchangeOptions {
   readonly method: string
@@ -20,6 +25,14 @@ export interface ExchangeOptions {
   /** An `https.Agent` for https URLs. */
   readonly agent: Agent
   readonly signal: AbortSignal
+}
+
+export interface BodyOptions {
+  /** Milliseconds to the end of the body, or to the next PROGRESS_BYTES of it. */
+  readonly ms: number
+  /** Bytes that the caller is ready to hold. */
+  readonly limit: number
+  readonly onProgress?: () => void
 }
 
 /** An answer's body grew beyond what the caller is ready to hold. */
@@ -38,6 +51,7 @@ export class Exchange {
   #response: IncomingMessage | undefined
   #failure: { readonly error: unknown } | undefined
   #reject: (error: unknown) => void = () => undefined
+  #timer: NodeJS.Timeout | undefined
   /** Whether a time limit ended it. */
   timedOut = false
   /** Whether any of the body has come. */
@@ -80,18 +94,23 @@ export class Exchange {
     return { status: response.statusCode ?? 0, headers: response.headers }
   }
 
-  /** Waits for the body, of at most `limit` bytes. */
-  async body(ms: number, limit: number): Promise<Buffer> {
+  /** Waits for the body, for as long as it comes. */
+  async body({ ms, limit, onProgress }: BodyOptions): Promise<Buffer> {
     const response = this.#response
     if (response === undefined) throw new Error('the body is read after the head')
     return await this.#within<Buffer>(ms, (resolve) => {
       const chunks: Buffer[] = []
       let length = 0
+      let noted = 0
       response.on('data', (chunk: Buffer) => {
         this.begun = true
         chunks.push(chunk)
         length += chunk.length
-        if (length > limit) this.#fail(new AnswerTooLong(`the answer is longer than ${limit} bytes`))
+        if (length > limit) return this.#fail(new AnswerTooLong(`the answer is longer than ${limit} bytes`))
+        if (length - noted < PROGRESS_BYTES) return
+        noted = length
+        this.#timer?.refresh()
+        onProgress?.()
       })
       response.once('error', (error) => this.#fail(error))
       response.once('end', () => resolve(Buffer.concat(chunks)))
@@ -112,16 +131,16 @@ export class Exchange {
   #within<T>(ms: number, begin: (resolve: (value: T) => void) => void): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.#failure !== undefined) return reject(this.#failure.error)
-      const timer = setTimeout(() => {
+      this.#timer = setTimeout(() => {
         this.timedOut = true
         this.#fail(new Error('time is up'))
       }, ms)
       this.#reject = (error) => {
-        clearTimeout(timer)
+        clearTimeout(this.#timer)
         reject(error)
       }
       begin((value) => {
-        clearTimeout(timer)
+        clearTimeout(this.#timer)
         resolve(value)
       })
     })
@@ -132,4 +151,9 @@ export class Exchange {
     this.#reject(error)
     this.#request.destroy()
   }
+}
+
+/** Closes what waits in the pool; requests under way keep their connection. */
+export function closeIdle(agent: Agent): void {
+  for (const sockets of Object.values(agent.freeSockets)) for (const socket of sockets ?? []) socket.destroy()
 }

@@ -23,8 +23,6 @@ import { EcodeKeyNotFound, EcodeNotFile, EtcdError, isEtcdCode } from './error.t
 const WATCH_IDLE_MS = 60_000
 /** The config is in no hurry. */
 const CONFIG_IDLE_FACTOR = 10
-/** A list of 65,000 leases is 19 MB; slow links get time for it. */
-const LIST_BODY_MS = 30_000
 
 /** Config and leases below a key prefix of an etcd with the v2 API, in flannel's layout. */
 export class EtcdRegistry implements Registry {
@@ -64,7 +62,6 @@ export class EtcdRegistry implements Registry {
       method: 'GET',
       key: this.#subnetsKey,
       query: { ...READ, recursive: 'true' },
-      bodyTimeoutMs: LIST_BODY_MS,
       signal,
     } as const
     try {
@@ -96,7 +93,6 @@ export class EtcdRegistry implements Registry {
     return await this.#put(subnet, {
       query: { prevExist: 'false' },
       form: { ttl: String(LEASE_TTL_SECONDS), value: encodeLeaseValue(attributes) },
-      once: true,
       signal,
     })
   }
@@ -118,7 +114,6 @@ export class EtcdRegistry implements Registry {
         method: 'DELETE',
         key: this.#leasePath(subnet),
         query,
-        once: true,
         signal,
       })
     } catch (error) {

@@ -2,7 +2,7 @@ import type { X509Certificate } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import type { Agent } from 'node:https'
 import type { Logger } from '../../log.ts'
-import { KEEP_ALIVE_MS } from './exchange.ts'
+import { closeIdle, KEEP_ALIVE_MS } from './exchange.ts'
 
 /** Paths of PEM files; an empty path means that the file is not used. */
 export interface TlsFiles {
@@ -87,6 +87,11 @@ export class TlsAgent {
     return this.#agent
   }
 
+  /** Closes what waits in the pool; requests under way keep their connection. */
+  closeIdle(): void {
+    if (this.#agent !== undefined) closeIdle(this.#agent)
+  }
+
   close(): void {
     this.#agent?.destroy()
   }
@@ -150,11 +155,6 @@ function readPemFile(flag: string, path: string): Buffer {
 /** Without -etcd-cafile the machine's own roots count, as they do for Go; Node alone would use its bundled ones. */
 function systemRoots(tls: typeof import('node:tls')): string[] | undefined {
   return [...tls.getCACertificates('default'), ...tls.getCACertificates('system')]
-}
-
-/** Closes what waits in the pool; requests under way keep their connection. */
-function closeIdle(agent: Agent): void {
-  for (const sockets of Object.values(agent.freeSockets)) for (const socket of sockets ?? []) socket.destroy()
 }
 
 function asFilesError(error: unknown, { caFile, certFile, keyFile }: TlsFiles): TlsFilesError {

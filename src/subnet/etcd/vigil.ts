@@ -12,7 +12,7 @@ export interface VigilOptions {
 }
 
 interface Waiter {
-  readonly resolve: () => void
+  readonly resolve: (asked: number) => void
   readonly reject: (error: unknown) => void
 }
 
@@ -52,8 +52,11 @@ export class Vigil {
     this.#nextAt = Math.max(this.#nextAt, since + this.#pace())
   }
 
-  /** Resolves when etcd answers; rejects with the next failure to do so, or with the signal's reason. */
-  wait(signal: AbortSignal): Promise<void> {
+  /**
+   * Resolves when etcd answers, to when it was asked (on `now`); rejects with the next failure to do so, or with the
+   * signal's reason.
+   */
+  wait(signal: AbortSignal): Promise<number> {
     return new Promise((resolve, reject) => {
       if (signal.aborted) return reject(signal.reason)
       const onAbort = (): void => {
@@ -65,9 +68,9 @@ export class Vigil {
         signal.removeEventListener('abort', onAbort)
       }
       const waiter = {
-        resolve: () => {
+        resolve: (asked: number) => {
           done()
-          resolve()
+          resolve(asked)
         },
         reject: (error: unknown) => {
           done()
@@ -80,22 +83,25 @@ export class Vigil {
     })
   }
 
-  /** Resolves when etcd answers, however often it fails to do so before; rejects with the signal's reason. */
-  async answer(signal: AbortSignal): Promise<void> {
+  /**
+   * Resolves when etcd answers what it was asked after `since`, however often it fails to do so before; rejects with the
+   * signal's reason.
+   */
+  async answer(since: number, signal: AbortSignal): Promise<void> {
     for (;;) {
       try {
-        return await this.wait(signal)
+        if ((await this.wait(signal)) > since) return
       } catch {
         signal.throwIfAborted()
       }
     }
   }
 
-  /** etcd has answered something else meanwhile: all that wait may go. */
-  end(): void {
+  /** etcd has answered something else, which it was asked at `asked`: all that wait for it to be there may go. */
+  end(asked: number): void {
     this.#away = false
     this.#rest()
-    for (const { resolve } of [...this.#waiters]) resolve()
+    for (const { resolve } of [...this.#waiters]) resolve(asked)
   }
 
   #schedule(): void {
@@ -106,18 +112,17 @@ export class Vigil {
   #next(): void {
     this.#timer = undefined
     if (this.#waiters.size === 0) return
-    this.#nextAt = this.#now() + this.#pace()
+    const asked = this.#now()
+    this.#nextAt = asked + this.#pace()
     this.#open++
     const { signal } = this.#questions
     this.#ask(signal).then(
-      () => this.#answered(signal),
+      () => {
+        if (!signal.aborted) this.end(asked)
+      },
       (error: unknown) => this.#failed(error, signal),
     )
     this.#schedule()
-  }
-
-  #answered(signal: AbortSignal): void {
-    if (!signal.aborted) this.end()
   }
 
   #failed(error: unknown, signal: AbortSignal): void {
