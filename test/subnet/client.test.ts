@@ -1,5 +1,6 @@
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { EtcdClient, EtcdClientOptions, EtcdRequest } from '../../src/subnet/etcd/client.ts'
 import { EndpointError, parseEndpoints } from '../../src/subnet/etcd/endpoints.ts'
@@ -379,7 +380,9 @@ describe('a request that hangs', () => {
     const waiting = [ask(client, { key: '/slow1' })]
     await until('it is sent', () => held.length === 1)
     waiting.push(ask(client, { key: '/slow2' }))
-    await until('both are doubted', () => held.length === 2 && questions() > 3)
+    await until('both are sent', () => held.length === 2)
+    // Long enough for both to be doubted.
+    await sleep(3 * doubting.doubtMs)
     const before = questions()
     held[0]?.()
     await waiting[0]
