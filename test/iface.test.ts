@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { chooseInterface, type InterfaceChoice, InterfaceError, type NetworkView } from '../src/iface.ts'
-import { formatIpv4, type Ipv4, parseCidr, subnetOf } from '../src/ip.ts'
+import { formatIpv4, type Ipv4, parseCidr } from '../src/ip.ts'
 import type { Logger } from '../src/log.ts'
 
 function ip(text: string): Ipv4 {
@@ -30,10 +30,7 @@ function view(
     // The kernel promises no order of devices.
     links: links.toReversed(),
     addresses: devices.flatMap((d, i) => (d.addresses ?? []).map((a) => ({ index: i + 1, address: ip(a) }))),
-    routes: [
-      { destination: subnetOf(ip('192.0.2.0'), 24), metric: 0, oif: 2 },
-      ...defaults.map(([name, metric]) => ({ destination: subnetOf(0, 0), metric, oif: indexOf(name) })),
-    ],
+    defaultRoutes: defaults.map(([name, metric]) => ({ metric, oif: indexOf(name) })),
   }
 }
 

@@ -124,9 +124,22 @@ export function deleteRoute(route: RouteSpec, device = ''): NetlinkRequest {
 
 /** The routes that have all of what is given; the kernel does the filtering. */
 export function dumpRoutes(
-  filter: { readonly table?: number; readonly oif?: number; readonly protocol?: number } = {},
+  filter: {
+    readonly table?: number
+    readonly oif?: number
+    readonly protocol?: number
+    /** Prefix length of the destination; the kernel tells of all, and the others are passed over undecoded. */
+    readonly length?: number
+  } = {},
 ): DumpRequest<Route> {
-  const { table, oif, protocol = 0 } = filter
+  const { table, oif, protocol = 0, length } = filter
+  const matching = only(
+    decodeRoute,
+    (route) =>
+      (table === undefined || route.table === table) &&
+      (oif === undefined || route.oif === oif || route.multipath !== undefined) &&
+      (protocol === 0 || route.protocol === protocol),
+  )
   return {
     type: RTM_GETROUTE,
     flags: NLM_F_DUMP,
@@ -138,13 +151,10 @@ export function dumpRoutes(
     operation: () => 'list routes',
     // A table is made when its first route is: in a new namespace there is not even a main one.
     none: 'ENOENT',
-    decode: only(
-      decodeRoute,
-      (route) =>
-        (table === undefined || route.table === table) &&
-        (oif === undefined || route.oif === oif || route.multipath !== undefined) &&
-        (protocol === 0 || route.protocol === protocol),
-    ),
+    decode:
+      length === undefined
+        ? matching
+        : (bytes, start = 0, end) => (bytes[start + 1] === length ? matching(bytes, start, end) : undefined),
   }
 }
 

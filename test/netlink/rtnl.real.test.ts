@@ -173,6 +173,10 @@ describe('a route', () => {
     const written = [{ ...route(1), multipath: undefined, cloned: false }]
     expect(rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN, oif: index }))).toEqual(written)
     expect(rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN, protocol: RTPROT_BOOT }))).toEqual(written)
+    expect(rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN, oif: index, length: 24 }))).toEqual(
+      written.filter(({ destination }) => destination.length === 24),
+    )
+    expect(rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN, oif: index, length: 0 }))).toEqual([])
     expect(rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN, oif: underlay.index }))).toHaveLength(1)
     rtnl.execute(deleteRoute(route(1)))
     expect(rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN, oif: index }))).toEqual([])
