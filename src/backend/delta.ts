@@ -79,17 +79,24 @@ export class DeltaTracker<K, E, W extends E = E> {
     return true
   }
 
-  /** A complete dump: what it lacks is not held. Returns the keys whose held entry was not as believed. */
-  holdExactly(entries: Iterable<E>, keyOf: (entry: E) => K): K[] {
+  /**
+   * A complete dump: what it lacks is not held. `read` hands each entry to what `begin` returns, and begins again when the
+   * dump has to start over. Returns the keys whose held entry was not as believed.
+   */
+  holdExactly(read: (begin: () => (entry: E) => void) => void, keyOf: (entry: E) => K): K[] {
     const surprising: K[] = []
-    const dump = ++this.#dumps
+    let dump = this.#dumps
     let seen = 0
-    for (const entry of entries) {
-      const row = this.#row(keyOf(entry))
-      if (row.dump !== dump) seen++
-      row.dump = dump
-      if (this.#hold(row, entry)) surprising.push(row.key)
-    }
+    read(() => {
+      dump = ++this.#dumps
+      seen = 0
+      return (entry) => {
+        const row = this.#row(keyOf(entry))
+        if (row.dump !== dump) seen++
+        row.dump = dump
+        if (this.#hold(row, entry)) surprising.push(row.key)
+      }
+    })
     if (seen === this.#held) return surprising
     for (const row of this.#rows.values()) {
       if (row.held !== undefined && row.dump !== dump) {
@@ -187,6 +194,13 @@ interface TrackedRow<K, E, W extends E> extends Row<K, E, W> {
 
 export function stateOf(row: Row<unknown, unknown>): EntryState {
   return !row.differs ? 'ok' : row.held !== undefined ? 'differs' : 'missing'
+}
+
+/** Takes only what `matches`. */
+export function passing<E>(matches: (entry: E) => boolean, take: (entry: E) => void): (entry: E) => void {
+  return (entry) => {
+    if (matches(entry)) take(entry)
+  }
 }
 
 function isMissing<K, E, W extends E>(row: Row<K, E, W>): row is MissingRow<K, E, W> {

@@ -15,6 +15,8 @@ export interface Model {
    * another interface. Throws DeviceError or NetlinkError.
    */
   ensureDevice(): DeviceOutcome
+  /** Reads what the choice of what to want depends on, if anything does, before the tables are read. Throws NetlinkError. */
+  peek?(): void
   /** Reads the tables whole; returns the keys that were not as believed. Throws NetlinkError. */
   load(): TableKey[]
   /**

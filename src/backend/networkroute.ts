@@ -3,7 +3,7 @@ import type { Rtnl } from '../netlink/conn.ts'
 import { RT_TABLE_MAIN, RTN_UNICAST, RTPROT_BOOT, RTPROT_KERNEL } from '../netlink/constants.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import { deleteRoute, dumpRoutes, type Route, replaceRoute } from '../netlink/route.ts'
-import { DeltaTracker, type EntryState } from './delta.ts'
+import { DeltaTracker, type EntryState, passing } from './delta.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
 import { routeKey } from './routes.ts'
 
@@ -53,10 +53,10 @@ export class NetworkRoute {
   }
 
   load(): TableKey[] {
-    const ours = this.#options.rtnl
-      .dump(dumpRoutes({ table: RT_TABLE_MAIN }))
-      .filter((route) => this.#owns(route))
-    const surprising = this.#routes.holdExactly(ours, routeKey)
+    const ours = (route: Route): boolean => this.#owns(route)
+    const surprising = this.#routes.holdExactly((begin) => {
+      this.#options.rtnl.each(dumpRoutes({ table: RT_TABLE_MAIN }), () => passing(ours, begin()))
+    }, routeKey)
     return surprising.map((key) => ({ table: 'route', key }))
   }
 

@@ -93,9 +93,9 @@ export class Reconciler {
   replaceLeases(leases: Iterable<Lease>): void {
     const all = [...leases]
     try {
-      this.#loadIfInDoubt()
+      if (this.#tablesInDoubt) this.#model.peek?.()
     } catch (error) {
-      // What the kernel holds is a help in the choice of what to want, no more; `apply` reads again, and tells.
+      // It is a help, no more; `apply` reads all of it, and tells.
       if (!(error instanceof NetlinkError)) throw error
     }
     this.#model.expect(all.length)
@@ -316,9 +316,11 @@ export class Reconciler {
     const took = this.#lastLoad - begin
     this.#compares.add(took)
     this.#options.compared?.(Object.values(this.#model.counts()).reduce((sum, { held }) => sum + held, 0))
-    this.#lastCompare = { at: begin, took, entries: surprising.length }
     if (this.#lostWithDevice) this.#surprising = surprising
-    else if (this.#snapshotSeen) for (const key of surprising) this.#disturbed.found(idOf(key))
+    // What the first look finds was there before us.
+    else if (this.#snapshotSeen && this.#lastCompare !== undefined)
+      for (const key of surprising) this.#disturbed.found(idOf(key))
+    this.#lastCompare = { at: begin, took, entries: surprising.length }
   }
 
   /** Returns how many entries were written or deleted. */

@@ -27,7 +27,7 @@ import { NetlinkError } from '../netlink/errors.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import { deleteNexthop, dumpNexthops, type Nexthop, replaceNexthop } from '../netlink/nexthop.ts'
 import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
-import { DeltaTracker, type Row, stateOf } from './delta.ts'
+import { DeltaTracker, passing, type Row, stateOf } from './delta.ts'
 import type { PeerStatus } from './model.ts'
 import { deletions, type May, type Operation, type Step, type TableKey, writes } from './operations.ts'
 import { type RouteKey, rowWrites, surplus } from './rows.ts'
@@ -119,6 +119,8 @@ export class PeerRoutes {
   readonly #warned = new Set<number>()
   /** Somebody else's routes that stand where a peer's would once there is one, by subnet and key. */
   readonly #others = new Map<number, Map<string, Route>>()
+  /** Nexthop objects of ours that are there already, by key, until the tables are read. */
+  readonly #left = new Set<number>()
   /** How many peers there are, or soon will be while a snapshot is taken in. */
   #expected = 0
   #plain = 0
@@ -170,24 +172,31 @@ export class PeerRoutes {
     this.#goPlain(PLAIN_AGAIN)
   }
 
+  /** Looks which nexthop objects an earlier run has left, before routes are wanted. Throws NetlinkError. */
+  peek(): void {
+    if (!this.#supported) return
+    this.#readNexthops(() => {
+      this.#left.clear()
+      return ({ id }) => this.#left.add(smallKey(id))
+    })
+  }
+
   /** Reads both tables whole; returns the keys that were not as believed. Throws NetlinkError. */
   load(): TableKey[] {
-    const { rtnl } = this.#options
     const surprising: TableKey[] = []
     if (this.#supported) {
-      const objects = rtnl.dump(dumpNexthops({})).filter((n) => this.#ownsNexthop(n))
-      for (const key of this.#nexthops.holdExactly(objects, ({ id }) => smallKey(id)))
-        surprising.push({ table: 'nexthop', key })
+      const nexthops = this.#nexthops.holdExactly(
+        (begin) => this.#readNexthops(begin),
+        ({ id }) => smallKey(id),
+      )
+      for (const key of nexthops) surprising.push({ table: 'nexthop', key })
+      this.#left.clear()
     }
-    this.#connected.clear()
-    this.#others.clear()
-    const ours: Route[] = []
-    for (const route of rtnl.dump(dumpRoutes({ table: RT_TABLE_MAIN }))) {
-      if (this.#ownsRoute(route)) ours.push(route)
-      else if (!this.#noteConnected(route, false)) this.#noteOther(route, false)
-    }
-    for (const key of this.#routes.holdExactly(ours, (route) => this.#keyOf(route)))
-      surprising.push({ table: 'route', key })
+    const routes = this.#routes.holdExactly(
+      (begin) => this.#readRoutes(begin),
+      (route) => this.#keyOf(route),
+    )
+    for (const key of routes) surprising.push({ table: 'route', key })
     this.#goPlain(this.#peers.size)
     return surprising
   }
@@ -312,10 +321,28 @@ export class PeerRoutes {
     const id = this.#supported ? this.#idOf(subnet, prefix) : undefined
     if (id !== undefined && (this.#plain >= PLAIN_ROUTES || !this.#few())) {
       const through = routeEntries(subnet, path, id)
-      if (this.#plain >= PLAIN_ROUTES || this.#routes.held(this.#keyOf(through.route)) !== undefined)
+      const key = smallKey(id)
+      if (this.#plain >= PLAIN_ROUTES || this.#nexthops.held(key) !== undefined || this.#left.has(key))
         return through
     }
     return routeEntries(subnet, path, undefined)
+  }
+
+  #readNexthops(begin: () => (nexthop: Nexthop) => void): void {
+    const ours = (nexthop: Nexthop): boolean => this.#ownsNexthop(nexthop)
+    this.#options.rtnl.each(dumpNexthops({}), () => passing(ours, begin()))
+  }
+
+  #readRoutes(begin: () => (route: Route) => void): void {
+    this.#options.rtnl.each(dumpRoutes({ table: RT_TABLE_MAIN }), () => {
+      this.#connected.clear()
+      this.#others.clear()
+      const take = begin()
+      return (route) => {
+        if (this.#ownsRoute(route)) take(route)
+        else if (!this.#noteConnected(route, false)) this.#noteOther(route, false)
+      }
+    })
   }
 
   #idOf(subnet: Subnet, prefix: number): number | undefined {

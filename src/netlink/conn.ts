@@ -96,9 +96,23 @@ export class Rtnl {
    * NetlinkError when the kernel refuses, or with EINTR when the table would not hold still.
    */
   dump<T>(request: DumpRequest<T>): T[] {
+    let entries: T[] = []
+    this.each(request, () => {
+      const found: T[] = []
+      entries = found
+      return (entry) => found.push(entry)
+    })
+    return entries
+  }
+
+  /**
+   * The same, with each entry handed over as it is read, so that thousands need not be there at once. `begin` returns what takes the
+   * entries, and is called once more when the dump has to start over: what was handed over before may not be true any more.
+   * Nothing may be asked of the kernel meanwhile. Throws as `dump` does.
+   */
+  each<T>(request: DumpRequest<T>, begin: () => (entry: T) => void): void {
     for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
-      const entries = this.#dumpOnce(request)
-      if (entries !== undefined) return entries
+      if (this.#dumpOnce(request, begin())) return
     }
     throw new NetlinkError(request.operation(), EINTR, `changed during each of ${DUMP_ATTEMPTS} dumps`)
   }
@@ -183,10 +197,9 @@ export class Rtnl {
     return unknown
   }
 
-  /** Undefined when the dump was interrupted. */
-  #dumpOnce<T>(request: DumpRequest<T>): T[] | undefined {
+  /** Returns whether nothing interrupted it. */
+  #dumpOnce<T>(request: DumpRequest<T>, take: (entry: T) => void): boolean {
     this.counters.dumps++
-    const entries: T[] = []
     let interrupted = false
     let ack: Ack | undefined
     this.#ask(request, (message) => {
@@ -195,14 +208,14 @@ export class Rtnl {
       else if (message.type === NLMSG_DONE) ack = decodeDone(message)
       else {
         const entry = request.decode(message.bytes, message.start, message.end)
-        if (entry !== undefined) entries.push(entry)
+        if (entry !== undefined) take(entry)
       }
       return ack !== undefined
     })
     if (ack === undefined) throw new NetlinkError(request.operation(), ENOBUFS, LOST)
-    if (request.none !== undefined && errnoName(ack.errno) === request.none) return []
+    if (request.none !== undefined && errnoName(ack.errno) === request.none) return true
     this.#check(request, ack)
-    return interrupted ? undefined : entries
+    return !interrupted
   }
 
   /** Sends a question, and takes the messages of its answer until `take` says that it was the last. Returns whether it did. */

@@ -8,6 +8,13 @@ const delta = (t: DeltaTracker<string, number>) => ({
   extra: Array.from(t.extra(), ({ key, held }) => [key, held]),
 })
 
+/** A dump whose last attempt shows all there is; those before were interrupted. */
+const dump =
+  (...attempts: readonly (readonly number[])[]) =>
+  (begin: () => (entry: number) => void): void => {
+    for (const entries of attempts) entries.forEach(begin())
+  }
+
 describe('DeltaTracker', () => {
   it('asks for what is wanted and not held', () => {
     const t = tracker()
@@ -42,12 +49,24 @@ describe('DeltaTracker', () => {
       [4, 'changed'],
       [5, 'new'],
     ])
-    expect(t.holdExactly(keys.keys(), (entry) => keys.get(entry) ?? '').sort()).toEqual([
+    expect(t.holdExactly(dump([...keys.keys()]), (entry) => keys.get(entry) ?? '').sort()).toEqual([
       'changed',
       'gone',
       'new',
     ])
     expect(t.counts.held).toBe(3)
+  })
+
+  it('does not hold what only an interrupted attempt at a dump has shown', () => {
+    const t = tracker()
+    t.hold('gone', 1)
+    const keys = new Map([
+      [1, 'gone'],
+      [2, 'same'],
+    ])
+    t.holdExactly(dump([1, 2], [2]), (entry) => keys.get(entry) ?? '')
+    expect([t.held('gone'), t.held('same')]).toEqual([undefined, 2])
+    expect(t.counts.held).toBe(1)
   })
 
   it('ends at the wanted state from any history, touching only keys that differ', () => {
@@ -75,7 +94,7 @@ describe('DeltaTracker', () => {
             t.lose(key)
             held.delete(key)
           } else {
-            t.holdExactly([value], () => key)
+            t.holdExactly(dump([value]), () => key)
             held.clear()
             held.set(key, value)
           }

@@ -88,6 +88,10 @@ class HostGwModel implements Model {
     return { moved, recreated: undefined, changes: [] }
   }
 
+  peek(): void {
+    this.#routes.peek()
+  }
+
   load(): TableKey[] {
     const surprising = this.#routes.load()
     // Who is on the link is the routing table's word, which may have changed with it.

@@ -94,6 +94,10 @@ class IpipModel implements Model {
     return { moved, recreated, changes }
   }
 
+  peek(): void {
+    this.#routes.peek()
+  }
+
   load(): TableKey[] {
     const surprising = this.#routes.load()
     // What is reached directly is the routing table's word, which may have changed with it.

@@ -116,6 +116,10 @@ class VxlanModel implements Model {
     return { moved, recreated, changes }
   }
 
+  peek(): void {
+    this.#routes.peek()
+  }
+
   load(): TableKey[] {
     const surprising = [...this.#tables.load(this.#rtnl, this.#links), ...this.#routes.load()]
     // What is reached directly is the routing table's word, which may have changed with it.

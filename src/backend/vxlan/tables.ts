@@ -4,7 +4,7 @@ import { NUD_NOARP, NUD_PERMANENT } from '../../netlink/constants.ts'
 import { dumpFdb, type FdbEntry } from '../../netlink/fdb.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import { dumpNeighbours, type Neighbour } from '../../netlink/neighbour.ts'
-import { DeltaTracker } from '../delta.ts'
+import { DeltaTracker, passing } from '../delta.ts'
 import type { TableKey } from '../operations.ts'
 import type { Links, WantedFdbEntry, WantedNeighbour } from './desired.ts'
 
@@ -22,15 +22,17 @@ export class Tables {
 
   /** Reads both tables whole and returns the keys that were not as believed. Throws NetlinkError. */
   load(rtnl: Rtnl, links: Links): TableKey[] {
-    const neighbours = rtnl
-      .dump(dumpNeighbours({ family: 4, index: links.device }))
-      .filter((n) => this.#ownsNeighbour(n, links))
-    const fdb = rtnl.dump(dumpFdb({ index: links.device })).filter((f) => ownsFdbEntry(f, links))
+    const index = links.device
+    const neighbours = this.neighbours.holdExactly((begin) => {
+      const ours = (n: Neighbour): boolean => this.#ownsNeighbour(n, links)
+      rtnl.each(dumpNeighbours({ family: 4, index }), () => passing(ours, begin()))
+    }, neighbourKey)
+    const fdb = this.fdb.holdExactly((begin) => {
+      rtnl.each(dumpFdb({ index }), () => passing((f) => ownsFdbEntry(f, links), begin()))
+    }, fdbKey)
     return [
-      ...this.neighbours
-        .holdExactly(neighbours, neighbourKey)
-        .map((key) => ({ table: 'neighbour' as const, key })),
-      ...this.fdb.holdExactly(fdb, fdbKey).map((key) => ({ table: 'fdb' as const, key })),
+      ...neighbours.map((key) => ({ table: 'neighbour' as const, key })),
+      ...fdb.map((key) => ({ table: 'fdb' as const, key })),
     ]
   }
 

@@ -145,7 +145,10 @@ class WireGuardModel implements Model {
   load(): TableKey[] {
     const held = peersOf(this.#generic.dump(dumpWireGuard(this.#device))).map((peer) => this.#asHeld(peer))
     const { table } = this.#peers
-    const surprising = table.holdExactly(held, ({ publicKey }) => publicKey)
+    const surprising = table.holdExactly(
+      (begin) => held.forEach(begin()),
+      ({ publicKey }) => publicKey,
+    )
     return [...surprising.map((key) => ({ table: 'peer' as const, key })), ...this.#route.load()]
   }
 
