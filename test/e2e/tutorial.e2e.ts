@@ -48,7 +48,11 @@ async function perform({ where, text }: Command): Promise<string> {
   const machines = site.machines.filter(({ name }) => where === 'kube-node*' || where === name)
   const leaders = machines.map((machine) => machine.leader())
   const printed = await Promise.all(machines.map((machine) => machine.succeed(text)))
-  if (text === 'reboot') await Promise.all(machines.map((machine, i) => machine.booted(leaders[i])))
+  if (text === 'reboot') {
+    await Promise.all(machines.map((machine, i) => machine.booted(leaders[i])))
+    // The bus over which it was asked for may be gone before the answer is.
+    return ''
+  }
   return (printed[0] ?? '').replace(/[ \t]+$/gm, '').replace(/\n$/, '')
 }
 
