@@ -34,8 +34,8 @@ export interface NetworkView {
   readonly links: readonly Pick<Link, 'name' | 'index' | 'mtu' | 'up'>[]
   /** IPv4 only. */
   readonly addresses: readonly { readonly index: number; readonly address: Ipv4 }[]
-  /** IPv4 default routes of the main table. */
-  readonly defaultRoutes: readonly Pick<Route, 'metric' | 'oif'>[]
+  /** Reads the IPv4 default routes of the main table. Throws NetlinkError. */
+  defaultRoutes(): readonly Pick<Route, 'metric' | 'oif'>[]
 }
 
 /** No interface can be used; the message is the whole line for the operator. */
@@ -43,17 +43,16 @@ export class InterfaceError extends Error {
   override readonly name = 'InterfaceError'
 }
 
-/** Reads links and IPv4 addresses from the kernel, and the main table's routes once they are looked at. Throws NetlinkError. */
+/** Reads links and IPv4 addresses from the kernel. Throws NetlinkError. */
 export function readNetworkView(rtnl: Pick<Rtnl, 'dump' | 'get'>): NetworkView {
   return {
     links: rtnl.dump(dumpLinks()),
     addresses: rtnl.dump(dumpAddresses({ family: 4 })).flatMap(ofIpv4),
     // An earlier run may have left thousands of routes, and who named an interface need not wait for them.
-    get defaultRoutes() {
-      return rtnl
+    defaultRoutes: () =>
+      rtnl
         .dump(dumpRoutes({ table: RT_TABLE_MAIN, length: 0 }))
-        .map((r) => (r.multipath === undefined ? r : { ...r, oif: aGatewayOf(rtnl) }))
-    },
+        .map((r) => (r.multipath === undefined ? r : { ...r, oif: aGatewayOf(rtnl) })),
   }
 }
 
@@ -181,8 +180,8 @@ function compileRe2(text: string): RegExp {
 
 function byDefaultRoute(view: NetworkView, log: Logger): Found {
   log.info('Determining IP address of default interface')
-  let route: NetworkView['defaultRoutes'][number] | undefined
-  for (const r of view.defaultRoutes) if (route === undefined || r.metric < route.metric) route = r
+  let route: ReturnType<NetworkView['defaultRoutes']>[number] | undefined
+  for (const r of view.defaultRoutes()) if (route === undefined || r.metric < route.metric) route = r
   if (route === undefined) return none('Unable to find default route')
   const link = view.links.find((l) => l.index === route.oif)
   if (link === undefined) return none('Found default route but could not determine interface')

@@ -30,7 +30,7 @@ function view(
     // The kernel promises no order of devices.
     links: links.toReversed(),
     addresses: devices.flatMap((d, i) => (d.addresses ?? []).map((a) => ({ index: i + 1, address: ip(a) }))),
-    defaultRoutes: defaults.map(([name, metric]) => ({ metric, oif: indexOf(name) })),
+    defaultRoutes: () => defaults.map(([name, metric]) => ({ metric, oif: indexOf(name) })),
   }
 }
 

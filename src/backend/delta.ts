@@ -1,3 +1,5 @@
+import type { Begin } from '../netlink/request.ts'
+
 /** How a wanted entry stands in the kernel, as far as is known. */
 export type EntryState = 'ok' | 'missing' | 'differs'
 
@@ -31,12 +33,11 @@ export type ExtraRow<K, E, W extends E = E> = Row<K, E, W> & { readonly held: E 
 export class DeltaTracker<K, E, W extends E = E> {
   readonly #same: (a: E, b: E) => boolean
   readonly #rows = new Map<K, TrackedRow<K, E, W>>()
-  /** The rows that differ, and some that do no more. A walk goes on with the list that it began with. */
+  /** The rows that differ, and some that no longer do. A walk goes on with the list that it began with. */
   #listed: TrackedRow<K, E, W>[] = []
   #differing = 0
   #wanted = 0
   #held = 0
-  #dumps = 0
 
   constructor(same: (a: E, b: E) => boolean) {
     this.#same = same
@@ -58,7 +59,7 @@ export class DeltaTracker<K, E, W extends E = E> {
     this.#compare(row)
   }
 
-  /** The kernel acknowledged that it holds what is wanted. */
+  /** The kernel acknowledged that it holds what is wanted. The row is one of now: a wanted one is never dropped. */
   acknowledge(row: MissingRow<K, E, W>): void {
     // All rows are made here.
     this.#hold(row as TrackedRow<K, E, W>, row.wanted)
@@ -79,30 +80,25 @@ export class DeltaTracker<K, E, W extends E = E> {
     return true
   }
 
-  /**
-   * A complete dump: what it lacks is not held. `read` hands each entry to what `begin` returns, and begins again when the
-   * dump has to start over. Returns the keys whose held entry was not as believed.
-   */
-  holdExactly(read: (begin: () => (entry: E) => void) => void, keyOf: (entry: E) => K): K[] {
-    const surprising: K[] = []
-    let dump = this.#dumps
-    let seen = 0
+  /** A complete dump: what it lacks is not held. Returns the keys whose held entry was not as believed. */
+  holdExactly(read: (begin: Begin<E>) => void, keyOf: (entry: E) => K): K[] {
     read(() => {
-      dump = ++this.#dumps
-      seen = 0
+      for (const row of this.#rows.values()) row.shown = undefined
       return (entry) => {
         const row = this.#row(keyOf(entry))
-        if (row.dump !== dump) seen++
-        row.dump = dump
-        if (this.#hold(row, entry)) surprising.push(row.key)
+        const { wanted } = row
+        // An entry that is as wanted need not outlive its look: there may be thousands.
+        row.shown = wanted !== undefined && this.#same(wanted, entry) ? wanted : entry
       }
     })
-    if (seen === this.#held) return surprising
+    // Only now it is known that nothing interrupted the dump, or refused it.
+    const surprising: K[] = []
     for (const row of this.#rows.values()) {
-      if (row.held !== undefined && row.dump !== dump) {
-        this.lose(row.key)
-        surprising.push(row.key)
-      }
+      const { key, shown } = row
+      row.shown = undefined
+      const news = shown === undefined ? this.lose(key) : this.#hold(row, shown)
+      if (news) surprising.push(key)
+      else if (shown === undefined && row.wanted === undefined) this.#rows.delete(key)
     }
     return surprising
   }
@@ -140,7 +136,7 @@ export class DeltaTracker<K, E, W extends E = E> {
   #row(key: K): TrackedRow<K, E, W> {
     let row = this.#rows.get(key)
     if (row === undefined) {
-      row = { key, wanted: undefined, held: undefined, differs: false, listed: false, dump: 0 }
+      row = { key, wanted: undefined, held: undefined, shown: undefined, differs: false, listed: false }
       this.#rows.set(key, row)
     }
     return row
@@ -180,27 +176,20 @@ export class DeltaTracker<K, E, W extends E = E> {
   }
 }
 
-/** Rows that do not differ any more may stay listed up to as many as that and those that do. */
+/** The list is swept once the rows that no longer differ outnumber those that do by this many. */
 const SETTLED = 1024
 
 interface TrackedRow<K, E, W extends E> extends Row<K, E, W> {
   wanted: W | undefined
   held: E | undefined
+  /** What the dump that is being read shows. */
+  shown: E | undefined
   differs: boolean
   listed: boolean
-  /** The number of the last dump that showed it. */
-  dump: number
 }
 
 export function stateOf(row: Row<unknown, unknown>): EntryState {
   return !row.differs ? 'ok' : row.held !== undefined ? 'differs' : 'missing'
-}
-
-/** Takes only what `matches`. */
-export function passing<E>(matches: (entry: E) => boolean, take: (entry: E) => void): (entry: E) => void {
-  return (entry) => {
-    if (matches(entry)) take(entry)
-  }
 }
 
 function isMissing<K, E, W extends E>(row: Row<K, E, W>): row is MissingRow<K, E, W> {

@@ -17,8 +17,8 @@ export interface Model {
   ensureDevice(): DeviceOutcome
   /** Reads what the choice of what to want depends on, if anything does, before the tables are read. Throws NetlinkError. */
   peek?(): void
-  /** Reads the tables whole; returns the keys that were not as believed. Throws NetlinkError. */
-  load(): TableKey[]
+  /** Reads the tables whole and tells of the keys that were not as believed. Throws NetlinkError. */
+  load(surprised: Surprised): void
   /**
    * Takes in what somebody else did to an entry; returns the keys that changed, undefined when only a look at the
    * whole tables can tell.
@@ -31,8 +31,9 @@ export interface Model {
   remove(subnet: Subnet): void
   /** A complete list of this many leases comes next. */
   expect(count: number): void
-  /** Of the peers, `size` of them. */
+  /** Of the peers. */
   subnets(): Iterable<Subnet>
+  /** How many peers there are. */
   readonly size: number
   /** The steps from held to wanted, each made from what was acknowledged of the one before. */
   plan(may: May): Iterable<Step>
@@ -44,6 +45,9 @@ export interface Model {
   /** Made for one walk over all peers: tells how each one's entries stand. For a backend whose peers have entries. */
   inspect?(): (subnet: Subnet) => PeerStatus | undefined
 }
+
+/** Told of a key that was not as believed as soon as that is known, whatever comes after. */
+export type Surprised = (key: TableKey) => void
 
 export interface DeviceOutcome {
   readonly moved: boolean

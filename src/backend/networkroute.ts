@@ -2,8 +2,10 @@ import { type Subnet, sameSubnet } from '../ip.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import { RT_TABLE_MAIN, RTN_UNICAST, RTPROT_BOOT, RTPROT_KERNEL } from '../netlink/constants.ts'
 import type { Notification } from '../netlink/monitor.ts'
+import { passing } from '../netlink/request.ts'
 import { deleteRoute, dumpRoutes, type Route, replaceRoute } from '../netlink/route.ts'
-import { DeltaTracker, type EntryState, passing } from './delta.ts'
+import { DeltaTracker, type EntryState } from './delta.ts'
+import type { Surprised } from './model.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
 import { routeKey } from './routes.ts'
 
@@ -52,12 +54,13 @@ export class NetworkRoute {
     this.#routes.want(this.#wanted, route)
   }
 
-  load(): TableKey[] {
+  /** Reads the main table; tells whether it was not as believed. Throws NetlinkError. */
+  load(surprised: Surprised): void {
     const ours = (route: Route): boolean => this.#owns(route)
     const surprising = this.#routes.holdExactly((begin) => {
       this.#options.rtnl.each(dumpRoutes({ table: RT_TABLE_MAIN }), () => passing(ours, begin()))
     }, routeKey)
-    return surprising.map((key) => ({ table: 'route', key }))
+    for (const key of surprising) surprised({ table: 'route', key })
   }
 
   observe(notification: Notification): TableKey[] | undefined {

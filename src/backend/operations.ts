@@ -1,5 +1,5 @@
 import type { NetlinkRequest } from '../netlink/request.ts'
-import type { DeltaTracker, ExtraRow, MissingRow } from './delta.ts'
+import type { DeltaTracker, ExtraRow, MissingRow, Row } from './delta.ts'
 
 /** The kernel tables that backends write to. */
 export type TableName = 'neighbour' | 'fdb' | 'nexthop' | 'route' | 'peer'
@@ -13,6 +13,8 @@ export interface TableKey {
 /** One request, and what to believe when the kernel acknowledged it. */
 export interface Operation extends TableKey {
   readonly action: 'write' | 'delete'
+  /** What is written or deleted, the same object as long as it is the same. */
+  readonly entry: unknown
   readonly request: NetlinkRequest
   acknowledged(): void
 }
@@ -21,7 +23,7 @@ export interface Operation extends TableKey {
 export type Step = readonly Iterable<Operation>[]
 
 /** False while a key waits for its back-off to run out. */
-export type May = (table: TableName, key: number | string) => boolean
+export type May = (table: TableName, row: Row<number | string, unknown>) => boolean
 
 /** Writes of all that is wanted and not held, of those rows that `when` lets pass. */
 export function* writes<K extends number | string, E, W extends E>(
@@ -32,7 +34,7 @@ export function* writes<K extends number | string, E, W extends E>(
   when: (row: MissingRow<K, E, W>) => boolean = () => true,
 ): Generator<Write<K, E, W>> {
   for (const row of tracker.missing()) {
-    if (when(row) && may(table, row.key)) yield new Write(table, row, request(row.wanted), tracker)
+    if (when(row) && may(table, row)) yield new Write(table, row, request(row.wanted), tracker)
   }
 }
 
@@ -45,18 +47,16 @@ export function* deletions<K extends number | string, E, W extends E>(
   when: (row: ExtraRow<K, E, W>) => boolean = () => true,
 ): Generator<Operation> {
   for (const row of tracker.extra()) {
-    if (when(row) && may(table, row.key)) yield new Deletion(table, row.key, request(row.held), tracker)
+    if (when(row) && may(table, row)) yield new Deletion(table, row, request(row.held), tracker)
   }
 }
 
-/** Its fields are plain, as tens of thousands are made in a start: private names cost more to define. */
-export class Write<K extends number | string, E, W extends E> implements Operation {
+class Write<K extends number | string, E, W extends E> implements Operation {
   readonly action = 'write'
   readonly table: TableName
-  readonly key: K
   readonly row: MissingRow<K, E, W>
   readonly request: NetlinkRequest
-  readonly tracker: DeltaTracker<K, E, W>
+  readonly #tracker: DeltaTracker<K, E, W>
 
   constructor(
     table: TableName,
@@ -65,14 +65,21 @@ export class Write<K extends number | string, E, W extends E> implements Operati
     tracker: DeltaTracker<K, E, W>,
   ) {
     this.table = table
-    this.key = row.key
     this.row = row
     this.request = request
-    this.tracker = tracker
+    this.#tracker = tracker
+  }
+
+  get key(): K {
+    return this.row.key
+  }
+
+  get entry(): W {
+    return this.row.wanted
   }
 
   acknowledged(): void {
-    this.tracker.acknowledge(this.row)
+    this.#tracker.acknowledge(this.row)
   }
 }
 
@@ -80,12 +87,19 @@ class Deletion<K extends number | string, E, W extends E> implements Operation {
   readonly action = 'delete'
   readonly table: TableName
   readonly key: K
+  readonly entry: E
   readonly request: NetlinkRequest
   readonly #tracker: DeltaTracker<K, E, W>
 
-  constructor(table: TableName, key: K, request: NetlinkRequest, tracker: DeltaTracker<K, E, W>) {
+  constructor(
+    table: TableName,
+    row: ExtraRow<K, E, W>,
+    request: NetlinkRequest,
+    tracker: DeltaTracker<K, E, W>,
+  ) {
     this.table = table
-    this.key = key
+    this.key = row.key
+    this.entry = row.held
     this.request = request
     this.#tracker = tracker
   }

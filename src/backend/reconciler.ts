@@ -50,7 +50,8 @@ export class Reconciler {
   readonly #model: Model
   readonly #options: ReconcilerOptions
   readonly #failures = new Backoff<string>(0)
-  readonly #failed = new Map<string, NetlinkError>()
+  /** What the kernel refuses, by the id of its key. */
+  readonly #failed = new Map<string, { readonly entry: unknown; readonly error: NetlinkError }>()
   readonly #disturbed = new Disturbances()
   readonly #skipped = new Map<number, string>()
   readonly #applies = new Durations()
@@ -253,7 +254,7 @@ export class Reconciler {
       applies: this.#applies,
       compares: this.#compares,
       repairs: this.#disturbed.repairs,
-      refusals: [...this.#failed.values()].map((error) => error.message),
+      refusals: [...this.#failed.values()].map(({ error }) => error.message),
       skipped: this.#skipped.values(),
       trouble: this.#trouble,
     }
@@ -301,26 +302,33 @@ export class Reconciler {
       this.#disturbed.forgetTheKernels()
     }
     this.#disturbed.forget('device')
-    // What our own changes made the kernel say is read here, before the device counts as certain.
-    drain()
     this.#deviceInDoubt = false
     this.#started = true
+    // What our own changes made the kernel say is read here; if somebody else's are among them, the device is in doubt again.
+    drain()
   }
 
   #loadIfInDoubt(): void {
     if (!this.#tablesInDoubt) return
     const begin = this.#options.clock.now()
-    const surprising = this.#model.load()
+    const surprising: TableKey[] = []
+    try {
+      this.#model.load((key) => surprising.push(key))
+    } finally {
+      this.#surprised(surprising)
+    }
     this.#tablesInDoubt = false
     this.#lastLoad = this.#options.clock.now()
     const took = this.#lastLoad - begin
     this.#compares.add(took)
     this.#options.compared?.(Object.values(this.#model.counts()).reduce((sum, { held }) => sum + held, 0))
-    if (this.#lostWithDevice) this.#surprising = surprising
-    // What the first look finds was there before us.
-    else if (this.#snapshotSeen && this.#lastCompare !== undefined)
-      for (const key of surprising) this.#disturbed.found(idOf(key))
     this.#lastCompare = { at: begin, took, entries: surprising.length }
+  }
+
+  #surprised(keys: readonly TableKey[]): void {
+    if (this.#lostWithDevice) this.#surprising = [...this.#surprising, ...keys]
+    // What was there before our first apply is nobody's doing.
+    else if (this.#lastApply !== undefined) for (const key of keys) this.#disturbed.found(idOf(key))
   }
 
   /** Returns how many entries were written or deleted. */
@@ -335,11 +343,11 @@ export class Reconciler {
     const pending = new Set<string>()
     // With nothing to remember about any key, the thousands of a first snapshot need no look-ups by text.
     const calm = this.#failed.size === 0 && this.#disturbed.size === 0
-    const may: May = (table, key) => {
+    const may: May = (table, { key, wanted, held }) => {
       if (calm) return true
       const id = idOf({ table, key })
       pending.add(id)
-      return this.#mayTry(id, now)
+      return this.#mayTry(id, wanted ?? held, now)
     }
     for (const batch of batches(this.#model.plan(may))) {
       const [{ table }] = batch as [Operation]
@@ -430,14 +438,16 @@ export class Reconciler {
     // The kernel holds what we believed it did not, and not in the first place.
     if (error.code === 'EEXIST') this.#tablesInDoubt = true
     const id = idOf(operation)
-    const news = !this.#failed.has(id)
-    this.#failed.set(id, error)
+    const news = this.#failed.get(id)?.entry !== operation.entry
+    this.#failed.set(id, { entry: operation.entry, error })
     this.#failures.note(id, now)
     this.#retryAt = Math.min(this.#retryAt, now + Math.max(1, this.#failures.wait(id, now)))
     return news
   }
 
-  #mayTry(id: string, now: number): boolean {
+  #mayTry(id: string, entry: unknown, now: number): boolean {
+    // Another entry under this key, such as a peer's new address, need not wait for what the old one is in for.
+    if (this.#failed.has(id) && this.#failed.get(id)?.entry !== entry) this.#failures.clear(id)
     const wait = Math.max(this.#failures.wait(id, now), this.#disturbed.wait(id, now))
     if (wait > 0) this.#retryAt = Math.min(this.#retryAt, now + wait)
     return wait <= 0

@@ -26,9 +26,10 @@ import {
 import { NetlinkError } from '../netlink/errors.ts'
 import type { Notification } from '../netlink/monitor.ts'
 import { deleteNexthop, dumpNexthops, type Nexthop, replaceNexthop } from '../netlink/nexthop.ts'
+import { type Begin, passing } from '../netlink/request.ts'
 import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
-import { DeltaTracker, passing, type Row, stateOf } from './delta.ts'
-import type { PeerStatus } from './model.ts'
+import { DeltaTracker, type Row, stateOf } from './delta.ts'
+import type { PeerStatus, Surprised } from './model.ts'
 import { deletions, type May, type Operation, type Step, type TableKey, writes } from './operations.ts'
 import { type RouteKey, rowWrites, surplus } from './rows.ts'
 
@@ -107,7 +108,7 @@ export class PeerRoutes {
   readonly #options: PeerRoutesOptions
   readonly #supported: boolean
   readonly #peers = new Map<number, PeerRoute>()
-  /** Of a route through a nexthop object the kernel tells what the object says; the key has the object's id. */
+  /** Of a route through a nexthop object the kernel tells what the object says; the key says the object's id, or implies it. */
   readonly #routes = new DeltaTracker<RouteKey, Route>(
     (a, b) => a.nexthopId !== undefined || a.onlink === b.onlink,
   )
@@ -181,24 +182,22 @@ export class PeerRoutes {
     })
   }
 
-  /** Reads both tables whole; returns the keys that were not as believed. Throws NetlinkError. */
-  load(): TableKey[] {
-    const surprising: TableKey[] = []
+  /** Reads both tables whole and tells of the keys that were not as believed. Throws NetlinkError. */
+  load(surprised: Surprised): void {
     if (this.#supported) {
       const nexthops = this.#nexthops.holdExactly(
         (begin) => this.#readNexthops(begin),
         ({ id }) => smallKey(id),
       )
-      for (const key of nexthops) surprising.push({ table: 'nexthop', key })
+      for (const key of nexthops) surprised({ table: 'nexthop', key })
       this.#left.clear()
     }
     const routes = this.#routes.holdExactly(
       (begin) => this.#readRoutes(begin),
       (route) => this.#keyOf(route),
     )
-    for (const key of routes) surprising.push({ table: 'route', key })
+    for (const key of routes) surprised({ table: 'route', key })
     this.#goPlain(this.#peers.size)
-    return surprising
   }
 
   /** Takes in what somebody else did; returns the keys that changed, undefined when the kernel did not say all of it. */
@@ -218,6 +217,7 @@ export class PeerRoutes {
     const changed: TableKey[] = []
     const peer = this.#peers.get(subnetKey(value.destination))
     const ours = this.#ownsRoute(value)
+    const others = this.#others.get(subnetKey(value.destination))?.size ?? 0
     if (replaced) this.#others.delete(subnetKey(value.destination))
     if (!ours) this.#noteOther(value, deleted)
     if (this.#noteConnected(value, deleted) && peer !== undefined)
@@ -227,7 +227,7 @@ export class PeerRoutes {
       // The kernel says what came, not what went: of several in a row it is the first, which we do not know.
       const row: RouteKey[] = []
       for (const [key, held] of this.#routes.heldEntries()) if (inOneRow(held, value)) row.push(key)
-      if (row.length > 1) return undefined
+      if (row.length + others > 1) return undefined
       for (const key of row) if (this.#routes.lose(key)) changed.push({ table: 'route', key })
     }
     if (ours) {
@@ -328,12 +328,12 @@ export class PeerRoutes {
     return routeEntries(subnet, path, undefined)
   }
 
-  #readNexthops(begin: () => (nexthop: Nexthop) => void): void {
+  #readNexthops(begin: Begin<Nexthop>): void {
     const ours = (nexthop: Nexthop): boolean => this.#ownsNexthop(nexthop)
     this.#options.rtnl.each(dumpNexthops({}), () => passing(ours, begin()))
   }
 
-  #readRoutes(begin: () => (route: Route) => void): void {
+  #readRoutes(begin: Begin<Route>): void {
     this.#options.rtnl.each(dumpRoutes({ table: RT_TABLE_MAIN }), () => {
       this.#connected.clear()
       this.#others.clear()

@@ -14,7 +14,7 @@ import { deleteRoute, type Route } from '../netlink/route.ts'
 import type { DeltaTracker, MissingRow } from './delta.ts'
 import { deletions, type May, type Operation, writes } from './operations.ts'
 
-/** What a route is found by: see `PeerRoutes`. */
+/** What a route is found by: see `PeerRoutes.#keyOf`. */
 export type RouteKey = number | string
 type Routes = DeltaTracker<RouteKey, Route>
 
@@ -61,11 +61,11 @@ export function* rowWrites(
       yield operation
       continue
     }
-    const { table, key, action } = operation
+    const { table, key, action, entry, request: write } = operation
     const acknowledged = (): void => {
       for (const other of wrong) routes.lose(other)
       operation.acknowledged()
     }
-    yield { table, key, action, request: operation.request, acknowledged }
+    yield { table, key, action, entry, request: write, acknowledged }
   }
 }

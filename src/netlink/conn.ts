@@ -21,7 +21,7 @@ import {
   NLMSG_OVERRUN,
 } from './constants.ts'
 import { errnoName, NetlinkError } from './errors.ts'
-import type { DumpRequest, NetlinkRequest } from './request.ts'
+import type { Begin, DumpRequest, NetlinkRequest, Take } from './request.ts'
 import type { NetlinkSocket } from './socket.ts'
 import { noTrace, type Tracing, traceDatagram } from './trace.ts'
 import { MessageReader, MessageWriter, setU16 } from './wire.ts'
@@ -106,11 +106,11 @@ export class Rtnl {
   }
 
   /**
-   * The same, with each entry handed over as it is read, so that thousands need not be there at once. `begin` returns what takes the
-   * entries, and is called once more when the dump has to start over: what was handed over before may not be true any more.
-   * Nothing may be asked of the kernel meanwhile. Throws as `dump` does.
+   * The same, with each entry handed over as it is read, so that thousands need not be there at once. Only what was handed over
+   * since the last `begin` is the answer, and that only once this returns. Nothing may be asked of the kernel meanwhile.
+   * Throws as `dump` does.
    */
-  each<T>(request: DumpRequest<T>, begin: () => (entry: T) => void): void {
+  each<T>(request: DumpRequest<T>, begin: Begin<T>): void {
     for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
       if (this.#dumpOnce(request, begin())) return
     }
@@ -198,7 +198,7 @@ export class Rtnl {
   }
 
   /** Returns whether nothing interrupted it. */
-  #dumpOnce<T>(request: DumpRequest<T>, take: (entry: T) => void): boolean {
+  #dumpOnce<T>(request: DumpRequest<T>, take: Take<T>): boolean {
     this.counters.dumps++
     let interrupted = false
     let ack: Ack | undefined

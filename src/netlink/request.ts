@@ -67,6 +67,19 @@ export interface DumpRequest<T> extends NetlinkRequest {
  */
 export type Decode<T> = (bytes: Uint8Array, start?: number, end?: number) => T | undefined
 
+/** Takes an entry of a dump that is being read. It may not be true yet: the dump may be interrupted, or fail. */
+export type Take<T> = (entry: T) => void
+
+/** A dump begins: returns what takes its entries. Called again each time that the dump has to start over. */
+export type Begin<T> = () => Take<T>
+
+/** Takes only what `matches`. */
+export function passing<T>(matches: (entry: T) => boolean, take: Take<T>): Take<T> {
+  return (entry) => {
+    if (matches(entry)) take(entry)
+  }
+}
+
 /**
  * A decoder that passes only what `matches`. The kernel filters dumps, but before Linux 4.20 it ignored some
  * filters without a word; what is not asked for must not be taken for ours.

@@ -14,7 +14,7 @@ import type { Route } from '../../netlink/route.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
 import { GatewayPeers } from '../gateways.ts'
-import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus } from '../model.ts'
+import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler } from '../reconciler.ts'
 import { isOnLink, type Path, PeerRoutes } from '../routes.ts'
@@ -50,6 +50,8 @@ class HostGwModel implements Model {
   #index: number
   /** Whether the interface can carry routes: it is up and has an address. */
   #ready = true
+  /** The peers' paths are looked up just now, as the peers are put. */
+  #pathsKnown = false
 
   constructor({ rtnl, log, network, subnetLen, underlay }: BackendContext & NetworkHooks) {
     this.underlay = underlay
@@ -77,6 +79,7 @@ class HostGwModel implements Model {
   }
 
   ensureDevice(): DeviceOutcome {
+    this.#pathsKnown = false
     const { index, name } = this.underlay
     const ready = this.#canCarry(index)
     if (this.#ready && !ready)
@@ -89,14 +92,16 @@ class HostGwModel implements Model {
   }
 
   peek(): void {
+    this.#pathsKnown = true
     this.#routes.peek()
   }
 
-  load(): TableKey[] {
-    const surprising = this.#routes.load()
+  load(surprised: Surprised): void {
+    const known = this.#pathsKnown
+    this.#pathsKnown = false
+    this.#routes.load(surprised)
     // Who is on the link is the routing table's word, which may have changed with it.
-    if (this.#ready) this.#peers.rebuild()
-    return surprising
+    if (this.#ready && !known) this.#peers.rebuild()
   }
 
   observe(notification: Notification): TableKey[] | undefined {

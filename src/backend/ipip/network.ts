@@ -10,7 +10,7 @@ import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
 import { GatewayPeers } from '../gateways.ts'
-import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus } from '../model.ts'
+import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler } from '../reconciler.ts'
 import { isOnLink, type Path, PeerRoutes } from '../routes.ts'
@@ -58,6 +58,8 @@ class IpipModel implements Model {
   #index = 0
   /** Index of the interface that direct paths lead by. */
   #parent = 0
+  /** The peers' paths are looked up just now, as the peers are put. */
+  #pathsKnown = false
 
   constructor(options: IpipNetworkOptions) {
     const { rtnl, directRouting, underlay } = options
@@ -86,6 +88,7 @@ class IpipModel implements Model {
   }
 
   ensureDevice(): DeviceOutcome {
+    this.#pathsKnown = false
     const { index, recreated, changes } = ensureIpip(this.#rtnl, this.spec, this.#index)
     const moved = index !== this.#index || this.underlay.index !== this.#parent
     this.#index = index
@@ -95,14 +98,16 @@ class IpipModel implements Model {
   }
 
   peek(): void {
+    this.#pathsKnown = true
     this.#routes.peek()
   }
 
-  load(): TableKey[] {
-    const surprising = this.#routes.load()
+  load(surprised: Surprised): void {
+    const known = this.#pathsKnown
+    this.#pathsKnown = false
+    this.#routes.load(surprised)
     // What is reached directly is the routing table's word, which may have changed with it.
-    if (this.#options.directRouting) this.#peers.rebuild()
-    return surprising
+    if (this.#options.directRouting && !known) this.#peers.rebuild()
   }
 
   observe(notification: Notification): TableKey[] | undefined {

@@ -21,6 +21,7 @@ import {
   type LinkNotification,
   type Model,
   type PeerStatus,
+  type Surprised,
 } from '../model.ts'
 import { NetworkRoute } from '../networkroute.ts'
 import type { May, Step, TableKey } from '../operations.ts'
@@ -174,8 +175,8 @@ class UdpModel implements Model {
     return { moved: index !== before, recreated: undefined, changes }
   }
 
-  load(): TableKey[] {
-    return this.#network.load()
+  load(surprised: Surprised): void {
+    this.#network.load(surprised)
   }
 
   observe(notification: Notification): TableKey[] | undefined {

@@ -3,7 +3,7 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
-import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus } from '../model.ts'
+import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler, type ReconcilerOptions } from '../reconciler.ts'
 import { isOnLink, PeerRoutes } from '../routes.ts'
@@ -64,6 +64,8 @@ class VxlanModel implements Model {
   readonly #routes: PeerRoutes
   readonly #peers: Peers
   #links: Links
+  /** The peers' paths are looked up just now, as the peers are put. */
+  #pathsKnown = false
 
   constructor(options: VxlanNetworkOptions) {
     const { rtnl, log, network, subnetLen, directRouting, underlay } = options
@@ -107,6 +109,7 @@ class VxlanModel implements Model {
   }
 
   ensureDevice(): DeviceOutcome {
+    this.#pathsKnown = false
     const known = this.#links.device === 0 ? undefined : this.#links.device
     const { index, recreated, changes } = ensureDevice(this.#rtnl, this.device, known)
     const links = { device: index, parent: this.device.parent.index }
@@ -117,14 +120,17 @@ class VxlanModel implements Model {
   }
 
   peek(): void {
+    this.#pathsKnown = true
     this.#routes.peek()
   }
 
-  load(): TableKey[] {
-    const surprising = [...this.#tables.load(this.#rtnl, this.#links), ...this.#routes.load()]
+  load(surprised: Surprised): void {
+    const known = this.#pathsKnown
+    this.#pathsKnown = false
+    this.#tables.load(this.#rtnl, this.#links, surprised)
+    this.#routes.load(surprised)
     // What is reached directly is the routing table's word, which may have changed with it.
-    if (this.directRouting) this.#peers.rebuild(this.#links)
-    return surprising
+    if (this.directRouting && !known) this.#peers.redirect()
   }
 
   observe(notification: Notification): TableKey[] | undefined {

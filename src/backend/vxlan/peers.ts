@@ -123,7 +123,16 @@ export class Peers {
     this.#options.routes.left()
   }
 
-  /** Wants every entry anew: the device or its parent has another index, or what is direct may have changed. */
+  /** Looks again which peers are reached without the tunnel. */
+  redirect(): void {
+    for (const peer of this.#peers.values()) {
+      if (!peer.wanted || this.#options.isDirect(peer.vtep) === (peer.tunnel === undefined)) continue
+      this.#unwant(peer)
+      this.#want(peer)
+    }
+  }
+
+  /** Wants every entry anew: the device or its parent has another index. */
   rebuild(links: Links): void {
     for (const peer of this.#peers.values()) this.#unwant(peer)
     this.#links = links

@@ -4,7 +4,9 @@ import { NUD_NOARP, NUD_PERMANENT } from '../../netlink/constants.ts'
 import { dumpFdb, type FdbEntry } from '../../netlink/fdb.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import { dumpNeighbours, type Neighbour } from '../../netlink/neighbour.ts'
-import { DeltaTracker, passing } from '../delta.ts'
+import { passing } from '../../netlink/request.ts'
+import { DeltaTracker } from '../delta.ts'
+import type { Surprised } from '../model.ts'
 import type { TableKey } from '../operations.ts'
 import type { Links, WantedFdbEntry, WantedNeighbour } from './desired.ts'
 
@@ -20,20 +22,18 @@ export class Tables {
     (a, b) => a.state === b.state && leadsToOne(a, b),
   )
 
-  /** Reads both tables whole and returns the keys that were not as believed. Throws NetlinkError. */
-  load(rtnl: Rtnl, links: Links): TableKey[] {
+  /** Reads both tables whole and tells of the keys that were not as believed. Throws NetlinkError. */
+  load(rtnl: Rtnl, links: Links, surprised: Surprised): void {
     const index = links.device
     const neighbours = this.neighbours.holdExactly((begin) => {
       const ours = (n: Neighbour): boolean => this.#ownsNeighbour(n, links)
       rtnl.each(dumpNeighbours({ family: 4, index }), () => passing(ours, begin()))
     }, neighbourKey)
+    for (const key of neighbours) surprised({ table: 'neighbour', key })
     const fdb = this.fdb.holdExactly((begin) => {
       rtnl.each(dumpFdb({ index }), () => passing((f) => ownsFdbEntry(f, links), begin()))
     }, fdbKey)
-    return [
-      ...neighbours.map((key) => ({ table: 'neighbour' as const, key })),
-      ...fdb.map((key) => ({ table: 'fdb' as const, key })),
-    ]
+    for (const key of fdb) surprised({ table: 'fdb', key })
   }
 
   /** Takes in what somebody else did. Returns the keys that changed. */
@@ -86,7 +86,7 @@ function neighbourKey(n: Neighbour): number {
 }
 
 /** A MAC has one destination, which a write replaces; only to a multicast or the all-zero one the kernel gives several. */
-export function fdbKey({ mac, destination, port, vni }: FdbEntry): string {
+function fdbKey({ mac, destination, port, vni }: FdbEntry): string {
   return isGroup(mac) ? `${mac} ${destination ?? ''} ${port ?? ''} ${vni ?? ''}` : mac
 }
 

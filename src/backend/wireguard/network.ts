@@ -32,6 +32,7 @@ import {
   type LinkNotification,
   type Model,
   type PeerStatus,
+  type Surprised,
 } from '../model.ts'
 import { NetworkRoute } from '../networkroute.ts'
 import { deletions, type May, type Step, type TableKey, type TableName, writes } from '../operations.ts'
@@ -142,14 +143,15 @@ class WireGuardModel implements Model {
     return { moved: link.index !== before, recreated: undefined, changes }
   }
 
-  load(): TableKey[] {
+  load(surprised: Surprised): void {
     const held = peersOf(this.#generic.dump(dumpWireGuard(this.#device))).map((peer) => this.#asHeld(peer))
     const { table } = this.#peers
     const surprising = table.holdExactly(
       (begin) => held.forEach(begin()),
       ({ publicKey }) => publicKey,
     )
-    return [...surprising.map((key) => ({ table: 'peer' as const, key })), ...this.#route.load()]
+    for (const key of surprising) surprised({ table: 'peer', key })
+    this.#route.load(surprised)
   }
 
   observe(notification: Notification): TableKey[] | undefined {

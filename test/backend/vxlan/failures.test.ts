@@ -100,6 +100,91 @@ describe('a start', () => {
   })
 })
 
+describe('a compare', () => {
+  it('that cannot be finished loses nothing of what it found', async () => {
+    const running = newNode().start([ALICE, BOB])
+    await running.settle(SOON)
+    running.deaf = true
+    op.do(op.neighbour('replace', DEVICE, '10.244.1.0', '02:00:00:00:99:99'))
+    op.do(op.fdb('replace', DEVICE, BOB.mac, '203.0.113.77'))
+    await running.settle(SOON)
+    running.deaf = false
+    running.forget()
+    const injection = inject('RTM_GETROUTE', 'ENOMEM')
+    await running.settle(LATER)
+    expect(injection.times).toBe(0)
+    await running.settle(LATER)
+    running.expectState([ALICE, BOB])
+    expect(running.network.status.repairs).toMatchObject({ neighbour: 1, fdb: 1 })
+    expect(running.logged).toContainEqual(
+      expect.stringMatching(/^W repaired what was changed behind our back/),
+    )
+  })
+
+  it('sees that nothing stands in the way of a peer any more', async () => {
+    op.do(op.address('add', 'eth0', '10.244.1.9/24'))
+    const running = newNode().start([ALICE, BOB])
+    await running.settle(SOON)
+    expect(running.network.status.tables.route).toMatchObject({ wanted: 2, held: 1 })
+    running.deaf = true
+    op.do(op.address('delete', 'eth0', '10.244.1.9/24'))
+    await running.settle(SOON)
+    running.deaf = false
+    await running.settle(LATER)
+    running.expectState([ALICE, BOB])
+  })
+
+  it("before the first apply finds what is nobody's doing", async () => {
+    await newNode().start([ALICE, BOB]).stop()
+    op.do(op.neighbour('replace', DEVICE, '10.244.2.0', '02:00:00:00:99:99'))
+    const next = newNode()
+    next.network.start()
+    next.network.apply()
+    op.do(op.neighbour('replace', DEVICE, '10.244.1.0', '02:00:00:00:99:99'))
+    next.network.observeOverrun()
+    next.start([ALICE, BOB])
+    next.expectState([ALICE, BOB])
+    expect(next.network.status.repairs).toMatchObject({ neighbour: 0 })
+  })
+})
+
+describe('a notification', () => {
+  it('of an FDB entry deleted that was replaced since is no news', async () => {
+    const running = newNode().start([ALICE])
+    await running.settle(SOON)
+    running.forget()
+    const { index } = op.link(DEVICE)
+    const value = { index, mac: ALICE.mac, destination: 0xc6336442, state: 128, flags: 2 }
+    const deleted = { value: { ...value, port: undefined, vni: undefined }, deleted: true, replaced: false }
+    running.network.observe([{ kind: 'fdb', ...deleted, portId: 99 }])
+    await running.settle(SOON)
+    expect(running.writes).toEqual([])
+    expect(running.network.status.repairs).toMatchObject({ fdb: 0 })
+  })
+
+  it("of a route replaced in a row with somebody else's leaves none of ours behind", async () => {
+    const running = newNode().start([])
+    await running.settle(SOON)
+    const to = '10.244.5.0/24'
+    op.do(op.route('add', { to, via: '192.0.2.9', dev: 'eth0' }))
+    op.do(op.route('append', { to, via: '10.244.1.0', dev: DEVICE, onlink: true }))
+    op.do(op.route('replace', { to, via: '10.244.2.0', dev: DEVICE, onlink: true }))
+    await running.settle(SOON)
+    expect(machine.state().routes.filter((route) => route.startsWith(to))).toEqual([])
+  })
+})
+
+describe('a peer that the kernel refuses', () => {
+  it('is tried at once when it has another address', async () => {
+    const running = newNode({ refuse: (words) => words.includes('203.0.113.1"') }).start([ALICE, BOB])
+    await running.settle(100_000)
+    const moved = { ...ALICE, ip: '203.0.113.50', modifiedIndex: 50 }
+    running.put(moved)
+    await running.settle(SOON)
+    running.expectState([moved, BOB])
+  })
+})
+
 const CODES: readonly Injection['code'][] = [
   'ENOMEM',
   'EINVAL',
