@@ -148,6 +148,28 @@ describe('a compare', () => {
   })
 })
 
+describe('a change by others', () => {
+  it('to the device while it is being mended is seen', async () => {
+    let step = 'waiting'
+    const interfere = (words: string): boolean => {
+      if (step === 'armed' && words.startsWith('RTM_NEWADDR')) step = 'address added'
+      else if (step === 'address added') {
+        step = 'address deleted'
+        op.do(op.address('delete', DEVICE, '10.244.0.0/32'))
+      }
+      return false
+    }
+    const running = newNode({ refuse: interfere }).start([ALICE])
+    await running.settle(SOON)
+    step = 'armed'
+    op.do(op.address('delete', DEVICE, '10.244.0.0/32'))
+    op.do(op.set(DEVICE, { up: false }))
+    await running.settle(SOON)
+    expect(step).toBe('address deleted')
+    running.expectState([ALICE])
+  })
+})
+
 describe('a notification', () => {
   it('of an FDB entry deleted that was replaced since is no news', async () => {
     const running = newNode().start([ALICE])
