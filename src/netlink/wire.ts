@@ -31,18 +31,6 @@ export interface NetlinkMessage {
   readonly payload: Uint8Array
 }
 
-/** One message as a datagram of its own. */
-export function encodeMessage({ type, flags, sequence, portId, payload }: NetlinkMessage): Uint8Array {
-  const bytes = new Uint8Array(NLMSG_HDRLEN + align(payload.length))
-  setU32(bytes, 0, NLMSG_HDRLEN + payload.length)
-  setU16(bytes, 4, type)
-  setU16(bytes, 6, flags)
-  setU32(bytes, 8, sequence)
-  setU32(bytes, 12, portId)
-  bytes.set(payload, NLMSG_HDRLEN)
-  return bytes
-}
-
 /**
  * Walks the messages of a datagram, in order, up to the first impossible length; its fields are those of the current one, whose
  * payload is `bytes` from `start` to `end`.
@@ -151,16 +139,19 @@ export class MessageWriter {
     return this
   }
 
+  /** 0..255. */
   attributeU8(type: number, value: number): this {
     this.#words[this.#attribute(type, 1)] = value
     return this
   }
 
+  /** 0..65,535. */
   attributeU16(type: number, value: number): this {
     this.#words[this.#attribute(type, 2)] = value
     return this
   }
 
+  /** 0..65,535. */
   attributeU16be(type: number, value: number): this {
     this.#words[this.#attribute(type, 2)] = (value >>> 8) | ((value & 255) << 8)
     return this
@@ -377,7 +368,10 @@ export class AttributeReader {
 
 const shared = new AttributeReader()
 
-/** For decoders that read tens of thousands of payloads one after another: the reader is theirs until the next call. */
+/**
+ * For decoders that read tens of thousands of payloads one after another, and nothing else meanwhile: the reader is theirs
+ * until the next call.
+ */
 export function attributesIn(bytes: Uint8Array, start: number, end: number): AttributeReader {
   return shared.begin(bytes, start, end)
 }
@@ -454,11 +448,4 @@ function getU32be(b: Uint8Array, at: number): number {
 export function setU16(b: Uint8Array, at: number, value: number): void {
   b[at] = value
   b[at + 1] = value >>> 8
-}
-
-export function setU32(b: Uint8Array, at: number, value: number): void {
-  b[at] = value
-  b[at + 1] = value >>> 8
-  b[at + 2] = value >>> 16
-  b[at + 3] = value >>> 24
 }

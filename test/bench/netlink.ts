@@ -14,8 +14,8 @@ import { deleteNexthop, dumpNexthops, replaceNexthop } from '../../src/netlink/n
 import type { NetlinkRequest } from '../../src/netlink/request.ts'
 import { deleteRoute, dumpRoutes, type RouteSpec, replaceRoute } from '../../src/netlink/route.ts'
 import { type NetlinkSocket, openRtnetlink } from '../../src/netlink/socket.ts'
-import { encodeMessage } from '../../src/netlink/wire.ts'
 import { ensureAddon, enterNewNamespace } from '../native/addons.ts'
+import { encodeMessage } from '../netlink/payload.ts'
 
 const ROUNDS = 7
 const device = 'flannel.1'

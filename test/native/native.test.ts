@@ -18,7 +18,8 @@ import {
   RTM_NEWLINK,
   SOL_NETLINK,
 } from '../../src/netlink/constants.ts'
-import { encodeMessage, readMessages } from '../../src/netlink/wire.ts'
+import { readMessages } from '../../src/netlink/wire.ts'
+import { encodeMessage } from '../netlink/payload.ts'
 import { ensureAddon } from './addons.ts'
 
 /** asm-generic/socket.h */

@@ -9,9 +9,9 @@ import { decodeNeighbour, replaceNeighbour } from '../../src/netlink/neighbour.t
 import { decodeNexthop, replaceNexthop } from '../../src/netlink/nexthop.ts'
 import { decodeRoute, replaceRoute } from '../../src/netlink/route.ts'
 import { describeMessage } from '../../src/netlink/trace.ts'
-import { encodeMessage, readMessages } from '../../src/netlink/wire.ts'
+import { readMessages } from '../../src/netlink/wire.ts'
 import * as any from './arbitraries.ts'
-import { payloadOf } from './payload.ts'
+import { encodeMessage, payloadOf } from './payload.ts'
 
 const flag = fc.boolean()
 const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined })

@@ -1,5 +1,5 @@
 import type { NetlinkRequest } from '../../src/netlink/request.ts'
-import { MessageWriter } from '../../src/netlink/wire.ts'
+import { align, MessageWriter, type NetlinkMessage, NLMSG_HDRLEN } from '../../src/netlink/wire.ts'
 
 /** The bytes that `write` writes, into a buffer that was full of something else; tried again with a larger one if need be. */
 export function encodePayload(write: (writer: MessageWriter) => unknown, capacity = 256): Uint8Array {
@@ -23,4 +23,16 @@ export function withFlags(request: NetlinkRequest, flags: number): NetlinkReques
     operation: () => request.operation(),
     encode: (writer) => request.encode(writer),
   }
+}
+
+/** One message as a datagram of its own. */
+export function encodeMessage({ type, flags, sequence, portId, payload }: NetlinkMessage): Uint8Array {
+  const bytes = Buffer.alloc(NLMSG_HDRLEN + align(payload.length))
+  bytes.writeUInt32LE(NLMSG_HDRLEN + payload.length, 0)
+  bytes.writeUInt16LE(type, 4)
+  bytes.writeUInt16LE(flags, 6)
+  bytes.writeUInt32LE(sequence, 8)
+  bytes.writeUInt32LE(portId, 12)
+  bytes.set(payload, NLMSG_HDRLEN)
+  return bytes
 }

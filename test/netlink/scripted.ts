@@ -1,6 +1,7 @@
 import { NetlinkError } from '../../src/netlink/errors.ts'
 import type { NetlinkSocket } from '../../src/netlink/socket.ts'
-import { encodeMessage, type NetlinkMessage, readMessages } from '../../src/netlink/wire.ts'
+import { type NetlinkMessage, readMessages } from '../../src/netlink/wire.ts'
+import { encodeMessage } from './payload.ts'
 
 /** A datagram to receive, as its messages, or the errno that receiving fails with. */
 export type Received = readonly NetlinkMessage[] | number

@@ -60,14 +60,13 @@ import type { Neighbour } from '../../../src/netlink/neighbour.ts'
 import { type Nexthop, replaceNexthop } from '../../../src/netlink/nexthop.ts'
 import type { Route } from '../../../src/netlink/route.ts'
 import {
-  encodeMessage,
   getU16,
   getU32,
   type MessageWriter,
   type NetlinkMessage,
   NLMSG_HDRLEN,
 } from '../../../src/netlink/wire.ts'
-import { encodePayload, payloadOf } from '../../netlink/payload.ts'
+import { encodeMessage, encodePayload, payloadOf } from '../../netlink/payload.ts'
 
 export interface FakeLink {
   readonly index: number
