@@ -1,5 +1,3 @@
-import type { Begin } from '../netlink/request.ts'
-
 /** How a wanted entry stands in the kernel, as far as is known. */
 export type EntryState = 'ok' | 'missing' | 'differs'
 
@@ -80,8 +78,11 @@ export class DeltaTracker<K, E, W extends E = E> {
     return true
   }
 
-  /** A complete dump: what it lacks is not held. Returns the keys whose held entry was not as believed. */
-  holdExactly(read: (begin: Begin<E>) => void, keyOf: (entry: E) => K): K[] {
+  /**
+   * A complete dump: what it lacks is not held. `read` hands each entry to what `begin` returns, and begins again when the
+   * dump has to start over. Returns the keys whose held entry was not as believed.
+   */
+  holdExactly(read: (begin: () => (entry: E) => void) => void, keyOf: (entry: E) => K): K[] {
     read(() => {
       for (const row of this.#rows.values()) row.shown = undefined
       return (entry) => {
