@@ -95,11 +95,11 @@ export class DeltaTracker<K, E, W extends E = E> {
     // Only now it is known that nothing interrupted the dump, or refused it.
     const surprising: K[] = []
     for (const row of this.#rows.values()) {
-      const { key, shown } = row
+      const { key, wanted, held, shown } = row
       row.shown = undefined
-      const news = shown === undefined ? this.lose(key) : this.#hold(row, shown)
-      if (news) surprising.push(key)
-      else if (shown === undefined && row.wanted === undefined) this.#rows.delete(key)
+      if (shown !== undefined ? this.#hold(row, shown) : held !== undefined && this.lose(key))
+        surprising.push(key)
+      else if (shown === undefined && wanted === undefined) this.#rows.delete(key)
     }
     return surprising
   }
