@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -441,6 +442,28 @@ describe('a request that hangs', () => {
     const { body: got } = await ask(open(url, doubting), { query: { recursive: 'true' } })
     expect(got).toEqual(JSON.parse(body))
     expect(asked).toBe(2)
+  })
+
+  it.each<[what: string, status: number, body: string, more: Partial<EtcdRequest>]>([
+    ['time-out to a long poll', 504, 'Gateway Timeout', { longPoll: true }],
+    ['long error page', 503, 'x'.repeat(100_000), {}],
+  ])("is not answered by a gateway's %s: who waits for etcd waits on", async (_, status, body, more) => {
+    let held: ServerResponse | undefined
+    etcd.intercept = ({ url = '' }, response) => {
+      if (url.startsWith('/v2/keys/slow')) held = response.writeHead(status)
+      else {
+        held?.write(body)
+        setTimeout(() => response.writeHead(503).end(), 50)
+      }
+      return true
+    }
+    const client = open(etcd.url, doubting)
+    const slow = ask(client, { key: '/slow', ...more }).catch(() => undefined)
+    await until('a question', () => etcd.requests.length > 1)
+    await failure(client)
+    expect(etcd.requests.filter(({ line }) => line.includes(KEY))).toEqual([])
+    stop.abort()
+    await slow
   })
 
   it('but is answered before the questions after it is only slow', async () => {

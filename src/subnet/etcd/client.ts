@@ -249,14 +249,12 @@ export class EtcdClient {
         else doubt?.expect()
         if (status < 300 || status >= 400) {
           limit = request.bodyTimeoutMs ?? limit
-          const onProgress = (): void => {
-            doubt?.settle()
-            doubt?.expect()
-          }
+          const onProgress = (): void => doubt?.expect()
           const answer = await readAnswer(call, status, headers, () =>
             exchange.body({ ms: limit, limit: MAX_ANSWER_LENGTH, onProgress }),
           )
-          doubt?.settle()
+          // What a gateway says of an etcd that is away may be an answer to a long poll, but is none of etcd's.
+          if (call.state !== undefined) doubt?.settle()
           return answer
         }
         const next = headers.location === undefined ? null : URL.parse(headers.location, url.href)
