@@ -80,8 +80,8 @@ export class LeaseKeeper {
   #absent = false
   #lastForeign = Number.NEGATIVE_INFINITY
   #quarrelling = false
-  /** A write of ours that may have been carried out although no answer came. */
-  #unanswered = false
+  /** Writes of ours that had no answer, each of which may have been carried out. */
+  #unanswered: readonly LeaseAttributes[] = []
   readonly #startedAt: number
   /** Wall clock minus monotonic clock, which only a suspended machine and people change. */
   #skew: number
@@ -209,7 +209,7 @@ export class LeaseKeeper {
   }
 
   #adopt(lease: Lease): void {
-    this.#unanswered = false
+    this.#unanswered = []
     this.#absent = false
     this.#lease = lease
     this.#readAt = this.#options.clock.now()
@@ -264,8 +264,7 @@ export class LeaseKeeper {
       const until = new Date(clock.wall() + (lease.ttl ?? 0) * 1000).toISOString()
       log.info(`Lease renewed, new expiration: ${lease.ttl === undefined ? 'never' : until}`)
     } catch (error) {
-      // Refused or not: an endpoint that gave no answer may have carried it out before another one was asked.
-      this.#unanswered = true
+      this.#noteUnanswered(attributes)
       if (!isEtcdCode(error, EcodeTestFailed) && !isEtcdCode(error, EcodeKeyNotFound)) throw error
       this.#suspicious = true
     }
@@ -289,7 +288,8 @@ export class LeaseKeeper {
           return await this.#meetTwin(record, twin, signal)
         }
         // Our own earlier word, from before `updateAttributes`, is no foreign write.
-        if (sameAttributes(attributes, this.#lease.attributes)) return this.#adopt(record.lease)
+        const ours = [this.#lease.attributes, ...this.#unanswered]
+        if (ours.some((own) => sameAttributes(attributes, own))) return this.#adopt(record.lease)
         if (
           attributes.publicIP !== this.#attributes.publicIP &&
           attributes.publicIP !== this.#lease.attributes.publicIP
@@ -311,7 +311,13 @@ export class LeaseKeeper {
   /** Whether another daemon, which thinks that this is its lease, has begun a new term, or wrote a reservation again. */
   #isTakenOver({ modifiedIndex, ttl }: Lease): boolean {
     const begun = ttl === undefined ? this.#lease.ttl === undefined : ttl >= FRESH_TTL
-    return begun && modifiedIndex > this.#lease.modifiedIndex && !this.#unanswered
+    return begun && modifiedIndex > this.#lease.modifiedIndex && this.#unanswered.length === 0
+  }
+
+  /** Refused or not: an endpoint that gave no answer may have carried it out before another one was asked. */
+  #noteUnanswered(attributes: LeaseAttributes): void {
+    if (this.#unanswered.some((other) => sameAttributes(attributes, other))) return
+    this.#unanswered = [...this.#unanswered, attributes]
   }
 
   async #claimAgain(signal: AbortSignal): Promise<void> {
@@ -325,12 +331,13 @@ export class LeaseKeeper {
       const { publicIP } = rival.attributes
       throw new LeaseLostError(subnet, `${formatIpv4(publicIP)} holds ${formatSubnet(rival.subnet)} now`)
     }
+    const attributes = this.#attributes
     try {
-      const lease = await registry.createLease(subnet, this.#attributes, signal)
+      const lease = await registry.createLease(subnet, attributes, signal)
       log.warn(`Lease (${formatSubnet(subnet)}) was deleted or had expired; claimed it again`)
       this.#adopt(lease)
     } catch (error) {
-      this.#unanswered = true
+      this.#noteUnanswered(attributes)
       if (!isEtcdCode(error, EcodeNodeExist)) throw error
       this.#suspicious = true
     }

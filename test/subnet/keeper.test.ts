@@ -396,6 +396,32 @@ describe('other attributes', () => {
     expect(log.matching(/lost|overwritten/)).toEqual([])
   })
 
+  it.each([
+    ['back', '192.168.77.1'],
+    ['once more', '192.168.77.8'],
+  ])('that were written without an answer are no foreign write when they change %s', async (_, last) => {
+    await keep()
+    await settled()
+    let lost = false
+    etcd.intercept = ({ method }, response) => {
+      if (lost || method !== 'PUT') return false
+      lost = true
+      response.end = () => response.destroy()
+      return false
+    }
+    keeper.updateAttributes(attributes('192.168.77.9', 'aa:aa:aa:aa:aa:aa'))
+    await until('the write', () => etcd.get(KEY)?.includes('192.168.77.9') === true)
+    keeper.updateAttributes(attributes(last, 'aa:aa:aa:aa:aa:aa'))
+    await Promise.race([
+      running,
+      until('the last write', () => {
+        clock.advance(1_000)
+        return etcd.get(KEY)?.includes(last) === true
+      }),
+    ])
+    expect(log.matching(/lost|overwritten/)).toEqual([])
+  })
+
   it('survive an etcd that is away', async () => {
     await keep()
     await settled()
