@@ -13,13 +13,13 @@ export function openBackend(context: BackendContext): Backend {
   log.info(`VXLAN config: VNI=${vni} Port=${port} GBP=${gbp} DirectRouting=${directRouting}`)
   const name = `flannel.${vni}`
   // What an earlier run left is kept, so that peers need learn nothing; what the lease says they know already.
-  const deviceMac = findDevice(rtnl, name)?.mac
+  const mac = findDevice(rtnl, name)?.mac ?? randomMac()
   return {
     device: name,
     attributes: (own) => ({
       publicIP: underlay.publicIP,
       backendType: 'vxlan',
-      backendData: { VtepMAC: leasedMac(own) ?? deviceMac ?? randomMac() },
+      backendData: { VtepMAC: leasedMac(own) ?? mac },
     }),
     start: async (lease, hooks) => {
       const network = new VxlanNetwork({
@@ -27,7 +27,7 @@ export function openBackend(context: BackendContext): Backend {
         ...hooks,
         directRouting,
         maxMtu: mtu,
-        device: { name, vni, port, gbp, mac: leasedMac(lease) ?? randomMac(), address: lease.subnet.address },
+        device: { name, vni, port, gbp, mac: leasedMac(lease) ?? mac, address: lease.subnet.address },
       })
       network.start()
       return network
