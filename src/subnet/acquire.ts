@@ -147,6 +147,8 @@ class Attempt {
   readonly #options: AcquireOptions
   readonly #publicIP: Ipv4
   readonly #said = new Set<string>()
+  /** A lease that was asked for without an answer: if it is there, it is ours. */
+  #unanswered: Pick<Lease, 'subnet' | 'attributes'> | undefined
   conflicts = 0
   takenOver = false
 
@@ -185,7 +187,8 @@ class Attempt {
     const { registry, signal } = this.#options
     const { subnet, ttl, modifiedIndex: prevIndex } = lease
     const attributes = this.#options.attributes(lease)
-    this.takenOver = !this.#isKnown(lease)
+    // Once it is written over, it says what this node says.
+    this.takenOver ||= !this.#isKnown(lease)
     const ip = formatIpv4(this.#publicIP)
     this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
     if (others.length > 0) {
@@ -203,6 +206,10 @@ class Attempt {
   #isKnown({ subnet, attributes }: Lease): boolean {
     const { previousSubnet } = this.#options
     if (previousSubnet !== undefined && sameSubnet(subnet, previousSubnet)) return true
+    const asked = this.#unanswered
+    if (asked !== undefined && sameSubnet(subnet, asked.subnet)) {
+      return sameAttributes(attributes, asked.attributes)
+    }
     // Only data of a device or a key are a node's own; without any, all leases of a public IP look the same.
     return (
       attributes.backendData !== undefined && sameAttributes(attributes, this.#options.attributes(undefined))
@@ -254,7 +261,12 @@ class Attempt {
   async #create(subnet: Subnet): Promise<Lease | undefined> {
     const { registry, signal, log } = this.#options
     const attributes = this.#options.attributes(undefined)
-    const lease = await this.#ifUnchanged(registry.createLease(subnet, attributes, signal))
+    const created = registry.createLease(subnet, attributes, signal).catch((error: unknown) => {
+      const foreign = isEtcdCode(error, EcodeNodeExist) && !error.resent
+      this.#unanswered = foreign ? undefined : { subnet, attributes }
+      throw error
+    })
+    const lease = await this.#ifUnchanged(created)
     if (lease === undefined) return undefined
     // The space at the end is flannel's.
     log.info(`Allocated lease (${formatSubnet(subnet)}) to current node (${formatIpv4(this.#publicIP)}) `)

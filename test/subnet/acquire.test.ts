@@ -120,21 +120,47 @@ describe('a new lease', () => {
     expect(log.matching(/^(warn|error)/)).toEqual([])
   })
 
-  it('is the one already made when the answer to its creation was lost', async () => {
-    let lost = 0
-    etcd.intercept = ({ method, socket }, response) => {
-      if (method !== 'PUT' || lost++ > 0) return false
-      response.on('finish', () => undefined)
-      const write = response.end.bind(response)
-      response.end = ((...args: unknown[]) => {
-        socket.destroy()
-        return write(...(args as []))
-      }) as typeof response.end
+  const losses: readonly [by: string, urls: () => string][] = [
+    ['sent again by who lists first', () => etcd.url],
+    ['sent again to another endpoint', () => `${etcd.url},${etcd.url}`],
+  ]
+  describe.each(losses)('whose answer was lost, %s', (_, urls) => {
+    const rival = async (): Promise<string> => '02:00:00:00:00:99'
+    beforeEach(() => {
+      client.close()
+      client = openClient(urls())
+      registry = openRegistry(client)
+    })
+
+    it.each([
+      ['the data of a device', OWN],
+      ['no data', { ...OWN, backendType: 'host-gw', backendData: undefined }],
+    ])('is known as the one already made, with %s', async (_, own) => {
+      let lost = false
+      etcd.intercept = ({ method }, response) => {
+        if (lost || method !== 'PUT') return false
+        lost = true
+        response.end = () => response.destroy()
+        return false
+      }
+      const { lease, takenOver } = await acquire({ attributes: () => own, findRival: rival })
+      expect(takenOver).toBe(false)
+      expect(etcd.keys()).toEqual([`${SUBNETS}/${formatSubnet(lease.subnet).replace('/', '-')}`])
+      expect(log.matching(/^info Found lease .* for current IP .*, reusing$/)).toHaveLength(1)
+    })
+  })
+
+  it('that another machine with our address has just made is not taken for ours', async () => {
+    const own = { ...OWN, backendType: 'host-gw', backendData: undefined }
+    let made = false
+    etcd.intercept = ({ method, url }) => {
+      if (made || method !== 'PUT') return false
+      made = true
+      etcd.put(decodeURIComponent(new URL(url ?? '', etcd.url).pathname).slice('/v2/keys'.length), OLD_VALUE)
       return false
     }
-    const { lease } = await acquire()
-    expect(etcd.keys()).toEqual([`${SUBNETS}/${formatSubnet(lease.subnet).replace('/', '-')}`])
-    expect(log.matching(/^info Found lease .* for current IP .*, reusing$/)).toHaveLength(1)
+    const findRival = async (): Promise<string> => '02:00:00:00:00:99'
+    await expect(acquire({ attributes: () => own, findRival })).rejects.toThrow('in use by another machine')
   })
 })
 
@@ -189,6 +215,19 @@ describe('a lease this node has', () => {
   ])('%s', async (_, value, more, takenOver) => {
     put('10.5.9.0-24', value, 100)
     expect((await acquire(more)).takenOver).toBe(takenOver)
+  })
+
+  it('was perhaps taken over, too, when the answer to that was lost', async () => {
+    put('10.5.9.0-24', OLD_VALUE, 100)
+    let lost = false
+    etcd.intercept = ({ method }, response) => {
+      if (lost || method !== 'PUT') return false
+      lost = true
+      response.end = () => response.destroy()
+      return false
+    }
+    expect((await acquire()).takenOver).toBe(true)
+    expect(writes().length).toBeGreaterThan(1)
   })
 
   it.each([

@@ -83,6 +83,14 @@ interface Failure {
   readonly error: EtcdError
 }
 
+interface AskOptions {
+  readonly doubtful: boolean
+  /** Whether it was sent before. */
+  readonly resent: boolean
+  /** Is told when what was asked at `begun` has the headers of its answer. */
+  readonly onHead: (begun: number) => void
+}
+
 const DEFAULT_TIMEOUT_MS = 5_000
 const DOUBT_MS = 1_000
 const MAX_REDIRECTS = 10
@@ -143,7 +151,7 @@ export class EtcdClient {
       if (endpoint === undefined) break
       const onHead = (begun: number): void => tally.answered(position, what, begun, this.#now())
       try {
-        const answer = await this.#ask(endpoint, request, { doubtful, onHead })
+        const answer = await this.#ask(endpoint, request, { doubtful, resent: failures.length > 0, onHead })
         tally.current = position
         tally.finished(what, 'ok')
         return answer
@@ -189,7 +197,7 @@ export class EtcdClient {
     try {
       const request = { method: 'GET', key: '/', query: { quorum: 'true' }, signal } as const
       const onHead = (begun: number): void => tally.answered(position, 'get', begun, this.#now())
-      await this.#ask(endpoint, request, { doubtful: false, onHead })
+      await this.#ask(endpoint, request, { doubtful: false, resent: false, onHead })
     } catch (error) {
       if (!(error instanceof EtcdError)) throw error
       if (movesOn(error)) {
@@ -225,16 +233,13 @@ export class EtcdClient {
     })
   }
 
-  /** `onHead` is told when what was asked at `begun` has the headers of its answer. */
-  async #ask(
-    endpoint: Endpoint,
-    request: EtcdRequest,
-    { doubtful, onHead }: { readonly doubtful: boolean; readonly onHead: (begun: number) => void },
-  ): Promise<EtcdAnswer> {
+  async #ask(endpoint: Endpoint, request: EtcdRequest, options: AskOptions): Promise<EtcdAnswer> {
+    const { doubtful, onHead } = options
+    let { resent } = options
     let url = new URL(endpoint.base + target(request))
     let authorization = endpoint.authorization ?? this.#authorization
     for (let hops = 0; ; hops++) {
-      const call = new Call(request, url)
+      const call = new Call(request, url, resent)
       const begun = this.#now()
       const exchange = await this.#open(call, authorization)
       const doubt = doubtful ? this.#doubt(exchange, begun) : undefined
@@ -273,7 +278,10 @@ export class EtcdClient {
           throw error
         }
         if (error instanceof Overtaken) throw call.error('overtaken', error.message)
-        if (exchange.stale) continue
+        if (exchange.stale) {
+          resent = true
+          continue
+        }
         // etcd began to wait, and nothing happened while it did: that is an answer.
         if (request.longPoll === true && call.state !== undefined && !(error instanceof AnswerTooLong)) {
           return { ...call.state, body: undefined, waited: exchange.timedOut && !exchange.begun }
@@ -310,12 +318,14 @@ export class EtcdClient {
 class Call {
   readonly request: EtcdRequest
   readonly url: URL
+  readonly #resent: boolean
   /** What the headers of a successful answer said. */
   state: EtcdState | undefined
 
-  constructor(request: EtcdRequest, url: URL) {
+  constructor(request: EtcdRequest, url: URL, resent: boolean) {
     this.request = request
     this.url = url
+    this.#resent = resent
   }
 
   error(kind: EtcdErrorDetails['kind'], reason: string, more: Partial<EtcdErrorDetails> = {}): EtcdError {
@@ -326,6 +336,7 @@ class Call {
       request: `${method} ${this.url.origin}${this.url.pathname}`,
       reason,
       transient,
+      resent: this.#resent,
       ...more,
     })
   }

@@ -26,6 +26,8 @@ export interface EtcdErrorDetails {
   readonly index?: number
   /** Whether asking again, here or elsewhere, may help. */
   readonly transient: boolean
+  /** The request had been sent before, without an answer: what it was refused for may be that it was carried out then. */
+  readonly resent?: boolean
 }
 
 /** Every failure of a request to etcd; the message is one line: the request, the reason, and what to do. */
@@ -37,6 +39,7 @@ export class EtcdError extends Error {
   readonly status: number | undefined
   readonly index: number | undefined
   readonly transient: boolean
+  readonly resent: boolean
 
   constructor(details: EtcdErrorDetails) {
     super(`${details.request}: ${oneLine(details.reason)}`)
@@ -46,16 +49,18 @@ export class EtcdError extends Error {
     this.status = details.status
     this.index = details.index
     this.transient = details.transient
+    this.resent = details.resent ?? false
   }
 
   /** The same failure, of another request. */
   of(request: string): EtcdError {
-    const { kind, reason, errorCode, status, index, transient } = this
+    const { kind, reason, errorCode, status, index, transient, resent } = this
     return new EtcdError({
       request,
       kind,
       reason,
       transient,
+      resent,
       ...(errorCode === undefined ? {} : { errorCode }),
       ...(status === undefined ? {} : { status }),
       ...(index === undefined ? {} : { index }),
