@@ -1,6 +1,7 @@
+import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { createServer, type Server } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { EtcdClient, EtcdClientOptions, EtcdRequest } from '../../src/subnet/etcd/client.ts'
@@ -312,6 +313,32 @@ describe('what is sent', () => {
     const client = open(etcd.url)
     for (let i = 0; i < 5; i++) await ask(client)
     expect(etcd.connections).toBe(1)
+  })
+
+  it('goes over the same connection after an answer without a body', async () => {
+    etcd.intercept = answer(200, '')
+    const client = open(etcd.url)
+    for (let i = 0; i < 5; i++) await ask(client)
+    expect(etcd.connections).toBe(1)
+  })
+
+  it.each<[what: string, intercept: Intercept, more: Partial<EtcdRequest>]>([
+    ['a redirect', (q, r) => !q.url?.includes('/x') && answer(307, '', { location: '/v2/keys/x' })(q, r), {}],
+    ["a gateway's time-out to a long poll", answer(504, 'Gateway Timeout'), { longPoll: true }],
+    ['an answer that is dropped', answer(200, '{}'), { onHeaders: () => true }],
+  ])('leaves no connection behind that is neither in use nor kept, after %s', async (_, intercept, more) => {
+    etcd.put('/x', 'v')
+    const sockets: Socket[] = []
+    etcd.intercept = (request, response) => {
+      if (!intercept(request, response)) return false
+      sockets.push(request.socket)
+      return true
+    }
+    await ask(open(etcd.url), more)
+    const [socket] = sockets
+    // The server ends it itself after five seconds.
+    if (socket?.closed === false) await once(socket, 'close', { signal: AbortSignal.timeout(1_000) })
+    expect(sockets).toHaveLength(1)
   })
 
   it('is ended by the signal, before and during', async () => {

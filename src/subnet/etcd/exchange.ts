@@ -125,7 +125,7 @@ export class Exchange {
   /** Gives the connection back to the pool if the answer was read to its end, and drops it otherwise. */
   close(): void {
     this.#signal.removeEventListener('abort', this.#onAbort)
-    if (this.#response?.complete !== true) this.#request.destroy()
+    if (this.#response?.readableEnded !== true) this.#request.destroy()
   }
 
   #within<T>(ms: number, begin: (resolve: (value: T) => void) => void): Promise<T> {
