@@ -65,7 +65,7 @@ export class LeaseTable {
   readonly #lengths = new Uint32Array(32)
   /** Reasons why known leases are not in use, by key. */
   #refused = new Map<string, string>()
-  /** When the known leases were read, which is when their `ttl` was true, or too long: with the last list, or apart. */
+  /** When the known leases were read, with the last list or apart from it. No term ends later than its `ttl` after that. */
   #listedAt: Moment
   #readAt = new Map<number, Moment>()
   /** When those of the known leases end that the store does not hold any more, in monotonic milliseconds. */
@@ -138,30 +138,29 @@ export class LeaseTable {
     return this.#judgeAll(known)
   }
 
-  /** Drops the orphans whose time is over now. */
+  /** Drops the orphans whose time is over now; returns as `replace` does. */
   dropOrphans(): LeaseChanges {
     const now = this.#clock.now()
-    const changes = { put: [], removed: [] }
-    for (const [key, end] of this.#orphans) {
-      const lease = end <= now ? this.#known(key) : undefined
-      if (lease === undefined) continue
-      this.#drop(lease.subnet)
-      this.#judge(lease.subnet, changes)
-    }
-    return changes
+    return this.#judgeAfter(() => {
+      const over: Subnet[] = []
+      for (const [key, end] of this.#orphans) {
+        const lease = end <= now ? this.#known(key) : undefined
+        if (lease === undefined) continue
+        this.#drop(lease.subnet)
+        over.push(lease.subnet)
+      }
+      return over
+    })
   }
 
   /** Takes changes in order; returns as `replace` does. */
   update(events: readonly LeaseEvent[]): LeaseChanges {
-    const mixed = this.#mixed()
     const now = this.#moment()
-    const touched = events.map((event) => this.#take(event, now))
-    for (const event of events) if (event.kind === 'put') touched.push(...this.#retireOrphans(event.lease))
-    if (mixed || this.#mixed()) return this.#judgeAll(new Map(this.#allKnown()))
-    const changes = { put: [], removed: [] }
-    for (const subnet of touched) if (subnet !== undefined) this.#judge(subnet, changes)
-    this.#report()
-    return changes
+    return this.#judgeAfter(() => {
+      const touched = events.map((event) => this.#take(event, now))
+      for (const event of events) if (event.kind === 'put') touched.push(...this.#retireOrphans(event.lease))
+      return touched
+    })
   }
 
   /** Takes other rules (a new own subnet or underlay address) and looks at every lease again. */
@@ -300,6 +299,18 @@ export class LeaseTable {
 
   #mixed(): boolean {
     return this.#lengths.filter((count) => count > 0).length > 1
+  }
+
+  /** Judges what `change` says that it has touched, and all if what one lease does may concern others. */
+  #judgeAfter(change: () => readonly (Subnet | undefined)[]): LeaseChanges {
+    const mixed = this.#mixed()
+    const touched = change()
+    const changes = { put: [], removed: [] }
+    if (touched.length === 0) return changes
+    if (mixed || this.#mixed()) return this.#judgeAll(new Map(this.#allKnown()))
+    for (const subnet of touched) if (subnet !== undefined) this.#judge(subnet, changes)
+    this.#report()
+    return changes
   }
 
   /** One lease, while all are of one length and so cannot overlap. */

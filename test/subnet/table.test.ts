@@ -292,6 +292,16 @@ describe('overlaps', () => {
     expect(shown()).toEqual(['10.5.64.0/22'])
     expect(table.badCount).toBe(0)
   })
+
+  it('bring the other back, too, when the one that counted has had its time of grace', () => {
+    table.replace([wide, right], [])
+    table.update([{ kind: 'delete', subnet: right.subnet, expired: true }])
+    expect(shown()).toEqual(['10.5.65.0/24'])
+    clock.advance(180_000)
+    const { put, removed } = table.dropOrphans()
+    expect([put, removed]).toEqual([[wide], [right.subnet]])
+    expect([shown(), table.badCount]).toEqual([['10.5.64.0/22'], 0])
+  })
 })
 
 describe('properties', () => {
