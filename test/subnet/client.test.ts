@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server, type Socket } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { EtcdClient, EtcdClientOptions, EtcdRequest } from '../../src/subnet/etcd/client.ts'
 import { EndpointError, parseEndpoints } from '../../src/subnet/etcd/endpoints.ts'
@@ -505,6 +505,28 @@ describe('a request that hangs', () => {
     expect(await ask(client)).toMatchObject({ body: {} })
     // It would have to wait for the questions, which are never answered.
     expect(await ask(client)).toMatchObject({ index: etcd.index })
+  })
+
+  it.each([
+    ['its answer', 0],
+    ['a part of its body', 100],
+  ])('is not given up when %s came while the whole process stood still', async (_, before) => {
+    const body = JSON.stringify({ node: { value: 'x'.repeat(40_000) } })
+    const whole = answerTo(body)
+    const head = before === 0 ? 0 : whole.indexOf('\r\n\r\n') + 4 + before
+    const url = await listen((socket) =>
+      socket.once('data', async () => {
+        socket.write(whole.slice(0, head))
+        await sleep(20)
+        // Timers come next after this.
+        await setImmediate()
+        socket.write(whole.slice(head, head + 20_000))
+        // What was written lies in the kernel now, and nobody runs who could read it in time.
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300)
+        socket.end(whole.slice(head + 20_000))
+      }),
+    )
+    expect((await ask(open(url, { timeoutMs: 200 }))).body).toEqual(JSON.parse(body))
   })
 
   it('is not doubted when it is for a list that etcd still makes', async () => {

@@ -52,6 +52,7 @@ export class Exchange {
   #failure: { readonly error: unknown } | undefined
   #reject: (error: unknown) => void = () => undefined
   #timer: NodeJS.Timeout | undefined
+  #lastTurn: NodeJS.Immediate | undefined
   /** Whether a time limit ended it. */
   timedOut = false
   /** Whether any of the body has come. */
@@ -109,7 +110,7 @@ export class Exchange {
         if (length > limit) return this.#fail(new AnswerTooLong(`the answer is longer than ${limit} bytes`))
         if (length - noted < PROGRESS_BYTES) return
         noted = length
-        this.#timer?.refresh()
+        this.#limit(ms)
         onProgress?.()
       })
       response.once('error', (error) => this.#fail(error))
@@ -131,19 +132,33 @@ export class Exchange {
   #within<T>(ms: number, begin: (resolve: (value: T) => void) => void): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.#failure !== undefined) return reject(this.#failure.error)
-      this.#timer = setTimeout(() => {
-        this.timedOut = true
-        this.#fail(new Error('time is up'))
-      }, ms)
+      this.#limit(ms)
       this.#reject = (error) => {
-        clearTimeout(this.#timer)
+        this.#unlimit()
         reject(error)
       }
       begin((value) => {
-        clearTimeout(this.#timer)
+        this.#unlimit()
         resolve(value)
       })
     })
+  }
+
+  /** Fails after `ms` from now on, and not from an earlier time. */
+  #limit(ms: number): void {
+    this.#unlimit()
+    this.#timer = setTimeout(() => {
+      // A process that stood still runs its timers before it reads what came meanwhile, which it does in the same turn.
+      this.#lastTurn = setImmediate(() => {
+        this.timedOut = true
+        this.#fail(new Error('time is up'))
+      })
+    }, ms)
+  }
+
+  #unlimit(): void {
+    clearTimeout(this.#timer)
+    clearImmediate(this.#lastTurn)
   }
 
   #fail(error: unknown): void {
