@@ -529,6 +529,21 @@ describe('a request that hangs', () => {
     expect((await ask(open(url, { timeoutMs: 200 }))).body).toEqual(JSON.parse(body))
   })
 
+  it.each<[where: string, urls: () => string, fail: Intercept]>([
+    ['at another endpoint', () => `${etcd.url},${other.url}`, answer(503, '')],
+    ['in a new connection', () => etcd.url, ({ socket }) => !socket.destroy().writable],
+  ])('and is answered %s in the end leaves nobody waiting', async (_, urls, fail) => {
+    const client = open(urls(), { ...doubting, vigilMs: 60_000 })
+    await ask(client)
+    etcd.intercept = (request, response) => {
+      etcd.intercept = undefined
+      setTimeout(() => fail(request, response), 3 * doubting.doubtMs)
+      return true
+    }
+    await ask(client)
+    await ask(client, { signal: AbortSignal.timeout(2_000) })
+  })
+
   it('is not doubted when it is for a list that etcd still makes', async () => {
     let release: () => unknown = () => undefined
     etcd.intercept = ({ url = '' }, response) => {

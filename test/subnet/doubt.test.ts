@@ -9,6 +9,12 @@ let answers: (() => void)[]
 let vigil: Vigil
 let doubt: Doubt
 
+const exchange = {
+  giveUp: (error: Error): void => {
+    givenUp = error
+  },
+}
+
 beforeEach(() => {
   vi.useFakeTimers({ now: 0 })
   vi.spyOn(Math, 'random').mockReturnValue(0.4)
@@ -17,12 +23,6 @@ beforeEach(() => {
   answers = []
   vigil = new Vigil({ ask: () => new Promise((answer) => answers.push(answer)), now: Date.now })
   doubt = new Doubt({
-    exchange: {
-      giveUp: (error) => {
-        givenUp = error
-      },
-    },
-    begun: 0,
     ms: 1_000,
     now: Date.now,
     vigil,
@@ -31,6 +31,7 @@ beforeEach(() => {
       vigil.begin(since)
     },
   })
+  doubt.attend(exchange, 0)
 })
 afterEach(() => {
   vi.useRealTimers()
@@ -79,4 +80,28 @@ it('leaves the vigil to others when it ends without an answer', async () => {
   answers[0]?.()
   await vi.advanceTimersByTimeAsync(5_000)
   expect([vigil.away, answers.length, givenUp]).toEqual([true, 1, undefined])
+})
+
+it('ends the vigil when another exchange of the request is answered', async () => {
+  doubt.expect()
+  await vi.advanceTimersByTimeAsync(1_010)
+  doubt.drop()
+  doubt.attend(exchange, 1_010)
+  doubt.expect()
+  expect(vigil.away).toBe(true)
+  doubt.settle()
+  expect(vigil.away).toBe(false)
+})
+
+it('gives up no second exchange of a request', async () => {
+  doubt.expect()
+  await vi.advanceTimersByTimeAsync(1_100)
+  answers[0]?.()
+  await vi.advanceTimersByTimeAsync(0)
+  givenUp = undefined
+  doubt.drop()
+  doubt.attend(exchange, 1_100)
+  doubt.expect(1_100)
+  await vi.advanceTimersByTimeAsync(60_000)
+  expect([silences, givenUp]).toEqual([[0], undefined])
 })

@@ -84,7 +84,7 @@ interface Failure {
 }
 
 interface AskOptions {
-  readonly doubtful: boolean
+  readonly doubt?: Doubt
   /** Whether it was sent before. */
   readonly resent: boolean
   /** Is told when what was asked at `begun` has the headers of its answer. */
@@ -144,14 +144,19 @@ export class EtcdClient {
     const since = this.#now()
     const failures: Failure[] = []
     const all = this.#endpoints.length
-    let doubtful = true
+    const doubt = new Doubt({
+      ms: this.#doubtMs,
+      now: this.#now,
+      vigil: this.#vigil,
+      onSilence: (silentSince) => this.#goWithout(silentSince),
+    })
     let position = tally.current
-    for (let tries = all; tries > 0; tries--) {
+    for (let left = all; left > 0; ) {
       const endpoint = this.#endpoints[position]
       if (endpoint === undefined) break
       const onHead = (begun: number): void => tally.answered(position, what, begun, this.#now())
       try {
-        const answer = await this.#ask(endpoint, request, { doubtful, resent: failures.length > 0, onHead })
+        const answer = await this.#ask(endpoint, request, { doubt, resent: failures.length > 0, onHead })
         tally.current = position
         tally.finished(what, 'ok')
         return answer
@@ -166,11 +171,10 @@ export class EtcdClient {
         tally.failed(position, error.message)
         failures[position] = { endpoint, error }
         if (error.kind === 'overtaken') {
-          // etcd is there: a new connection to who answered is worth a try, with all the time it needs if etcd is only slow.
-          doubtful = false
-          tries++
+          // etcd is there: a new connection to who answered is worth a try.
           position = tally.current
         } else {
+          left--
           position = (position + 1) % all
         }
       }
@@ -197,7 +201,7 @@ export class EtcdClient {
     try {
       const request = { method: 'GET', key: '/', query: { quorum: 'true' }, signal } as const
       const onHead = (begun: number): void => tally.answered(position, 'get', begun, this.#now())
-      await this.#ask(endpoint, request, { doubtful: false, resent: false, onHead })
+      await this.#ask(endpoint, request, { resent: false, onHead })
     } catch (error) {
       if (!(error instanceof EtcdError)) throw error
       if (movesOn(error)) {
@@ -222,19 +226,8 @@ export class EtcdClient {
     this.#vigil.begin(since)
   }
 
-  #doubt(exchange: Exchange, begun: number): Doubt {
-    return new Doubt({
-      exchange,
-      begun,
-      ms: this.#doubtMs,
-      now: this.#now,
-      vigil: this.#vigil,
-      onSilence: (since) => this.#goWithout(since),
-    })
-  }
-
   async #ask(endpoint: Endpoint, request: EtcdRequest, options: AskOptions): Promise<EtcdAnswer> {
-    const { doubtful, onHead } = options
+    const { doubt, onHead } = options
     let { resent } = options
     let url = new URL(endpoint.base + target(request))
     let authorization = endpoint.authorization ?? this.#authorization
@@ -242,7 +235,7 @@ export class EtcdClient {
       const call = new Call(request, url, resent)
       const begun = this.#now()
       const exchange = await this.#open(call, authorization)
-      const doubt = doubtful ? this.#doubt(exchange, begun) : undefined
+      doubt?.attend(exchange, begun)
       // A list is long in the making, and overtaken by what is not.
       if (operationOf(request) !== 'list') doubt?.expect(begun)
       let limit = this.#timeoutMs

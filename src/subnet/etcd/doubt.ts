@@ -11,10 +11,7 @@ export class Overtaken extends Error {
 }
 
 export interface DoubtOptions {
-  readonly exchange: Pick<Exchange, 'giveUp'>
-  /** When it was sent (on `now`). */
-  readonly begun: number
-  /** Milliseconds of silence after which the exchange is doubted. */
+  /** Milliseconds of silence after which an exchange is doubted. */
   readonly ms: number
   /** Monotonic milliseconds. */
   readonly now: () => number
@@ -24,29 +21,40 @@ export interface DoubtOptions {
 }
 
 /**
- * The patience with one exchange. When it is silent for `ms`, the vigil begins beside it; if etcd answers what it is asked
- * after the silence began, and the exchange still says nothing, it is given up as lost.
+ * The patience with one request, through all its exchanges. When one is silent for `ms`, the vigil begins beside it; if etcd
+ * answers what it is asked after the silence began, and the exchange still says nothing, it is given up as lost. That
+ * happens once: whatever follows has all the time that it needs, for an etcd that is only slow.
  */
 export class Doubt {
   readonly #options: DoubtOptions
   #timer: NodeJS.Timeout | undefined
   #waiting: AbortController | undefined
+  #exchange: Pick<Exchange, 'giveUp'> | undefined
+  #begun = 0
   #raised = false
+  #spent = false
 
   constructor(options: DoubtOptions) {
     this.#options = options
   }
 
+  /** It is about this exchange now, which was sent at `begun` (on `now`). */
+  attend(exchange: Pick<Exchange, 'giveUp'>, begun: number): void {
+    this.#exchange = exchange
+    this.#begun = begun
+  }
+
   /** Something is due, from `since` on. */
   expect(since = this.#options.now()): void {
     this.drop()
+    if (this.#spent) return
     this.#timer = setTimeout(() => this.#raise(since), this.#options.ms)
   }
 
   /** Something came that only etcd can have said. */
   settle(): void {
     this.drop()
-    if (this.#raised) this.#options.vigil.end(this.#options.begun)
+    if (this.#raised) this.#options.vigil.end(this.#begun)
     this.#raised = false
   }
 
@@ -54,16 +62,21 @@ export class Doubt {
   drop(): void {
     clearTimeout(this.#timer)
     this.#waiting?.abort()
+    this.#waiting = undefined
   }
 
   #raise(since: number): void {
-    const { exchange, vigil, onSilence } = this.#options
+    const { vigil, onSilence } = this.#options
     const waiting = new AbortController()
     this.#waiting = waiting
     this.#raised = true
     onSilence(since)
     vigil.answer(since, waiting.signal).then(
-      () => exchange.giveUp(new Overtaken()),
+      () => {
+        if (this.#waiting !== waiting) return
+        this.#spent = true
+        this.#exchange?.giveUp(new Overtaken())
+      },
       () => undefined,
     )
   }
