@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { connect, createServer, type Server, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { TcpProxy } from './proxy.ts'
 import { waitFor } from './wait.ts'
@@ -101,6 +102,20 @@ test('strands what is open for good, and serves what comes later', async () => {
   other.socket.write('x')
   await says(other, 'x')
   expect(client).toMatchObject({ received: 'one', ended: false, failed: false })
+})
+
+test.each([
+  { kind: 'slow', delay: 200 },
+  { kind: 'throttle', rate: 25 },
+] as const)('strands what is on its way through $kind, too', async (fault) => {
+  const client = dial()
+  await proxy.set({ toClient: fault })
+  client.socket.write('later')
+  // Long enough for the bytes to be at the proxy, and then to have passed.
+  await sleep(50)
+  await proxy.strand()
+  await sleep(300)
+  expect(client).toMatchObject({ received: '', ended: false, failed: false })
 })
 
 test('throttles, and loses nothing', async () => {

@@ -231,12 +231,12 @@ class Pipe {
         break
       }
       case 'slow':
-        setTimeout(() => this.#to.write(chunk), fault.delay)
+        this.#writeAfter(fault.delay, chunk)
         break
       case 'throttle': {
         const now = performance.now()
         this.#through = Math.max(now, this.#through) + (chunk.length / fault.rate) * 1000
-        setTimeout(() => this.#to.write(chunk), this.#through - now)
+        this.#writeAfter(this.#through - now, chunk)
         break
       }
       case 'truncate':
@@ -252,6 +252,12 @@ class Pipe {
       default:
         throw new Error(`unknown fault ${JSON.stringify(fault satisfies never)}`)
     }
+  }
+
+  #writeAfter(ms: number, chunk: Buffer): void {
+    setTimeout(() => {
+      if (!this.#stranded) this.#to.write(chunk)
+    }, ms)
   }
 }
 
