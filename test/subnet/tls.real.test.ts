@@ -1,8 +1,11 @@
+import { once } from 'node:events'
 import { appendFileSync, chmodSync, copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer, request } from 'node:https'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
-import type { TlsFiles } from '../../src/subnet/etcd/tls.ts'
+import { TlsAgent, type TlsFiles } from '../../src/subnet/etcd/tls.ts'
 import { Certificates, type IssueOptions, type Pair } from './certificates.ts'
 import { EtcdProcess } from './etcdprocess.ts'
 import { attributes, LogLines, openClient, openRegistry, PREFIX, subnet } from './support.ts'
@@ -224,6 +227,34 @@ describe('a real etcd that asks for client certificates', () => {
       live.close()
     }
   })
+})
+
+it('no connection of before is kept, once the files were replaced and its last answer is there', async () => {
+  const certificates = new Certificates()
+  const { caFile, ...authority } = certificates.authority('ca')
+  const [pair, next] = ['client', 'client-2'].map((name) => certificates.issue(name, authority))
+  const own = certificates.issue('server', authority)
+  const server = createServer({ cert: readFileSync(own.certFile), key: readFileSync(own.keyFile) })
+  try {
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    const files = { caFile, certFile: pair?.certFile ?? '', keyFile: pair?.keyFile ?? '' }
+    const tls = new TlsAgent(files, new LogLines())
+    const { port } = server.address() as AddressInfo
+    const asked = request({ host: '127.0.0.1', port, agent: await tls.agent() }).end()
+    const [{ socket }, answer] = await once(server, 'request')
+    copyFileSync(next?.certFile ?? '', files.certFile)
+    copyFileSync(next?.keyFile ?? '', files.keyFile)
+    await tls.agent()
+    answer.end()
+    const [response] = await once(asked, 'response')
+    response.resume()
+    await once(socket, 'close', { signal: AbortSignal.timeout(1_000) })
+    tls.close()
+  } finally {
+    server.close()
+    server.closeAllConnections()
+    certificates.remove()
+  }
 })
 
 describe('a real etcd with authentication', () => {

@@ -72,6 +72,8 @@ export class TlsAgent {
       if (previous !== undefined) {
         this.#log.info('The TLS files for etcd were replaced; new connections use them')
         closeIdle(previous)
+        // Nor are those kept that are in use still.
+        previous.maxFreeSockets = 0
       }
       this.#complained = ''
       this.#checkDates(pem.cert === undefined ? undefined : new crypto.X509Certificate(pem.cert))
