@@ -156,8 +156,10 @@ class LeaseWatch {
 
   async #snapshot(): Promise<LeaseWatchResult> {
     const { registry, signal, clock } = this.#options
-    // The first is taken at once; a store that makes one necessary again and again is not asked without pause.
-    await this.#pause(this.#lastSnapshot + PAUSE_MS - clock.now())
+    // The first is taken at once; a store that makes one necessary again and again is not asked without pause, and not by
+    // a whole fleet at one time.
+    const pause = PAUSE_MS * (1 + Math.random() / 2)
+    await this.#pause(this.#lastSnapshot + pause - clock.now())
     this.#lastSnapshot = clock.now()
     const list = await registry.listLeases(signal)
     const replaced = this.#lost !== undefined && isOtherStore(list, this.#lost)

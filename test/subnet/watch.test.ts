@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { systemClock } from '../../src/clock.ts'
 import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
 import type { LeaseWatchResult } from '../../src/subnet/lease.ts'
@@ -28,6 +28,7 @@ afterEach(async () => {
   await done
   client.close()
   await etcd.stop()
+  vi.restoreAllMocks()
 })
 
 function watch({
@@ -110,6 +111,29 @@ it('notices by itself, without any news, that the store is not what it was', asy
     return results.length >= 2
   })
   expect(results.at(-1)).toMatchObject({ kind: 'snapshot', leases: [{ subnet: { address: 0x0a050200 } }] })
+})
+
+it('lists again and again, if it must, after a second and up to half of one more by chance', async () => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5)
+  const clock = new ManualClock()
+  const cleared = {
+    errorCode: 401,
+    message: 'The event in requested index is outdated and cleared',
+    index: 9,
+  }
+  etcd.intercept = ({ url }, response) => {
+    if (url?.includes('wait=true') !== true) return false
+    response.writeHead(400).end(JSON.stringify(cleared))
+    return true
+  }
+  await watch({ clock })
+  for (let i = 2; i <= 4; i++) {
+    await until('a pause', () => clock.sleeping === 1)
+    clock.advance(1_249)
+    expect(clock.sleeping).toBe(1)
+    clock.advance(1)
+    await until('a list', () => results.length === i)
+  }
 })
 
 it('tries once a second while etcd is away, after one quick try, and says so once for each reason', async () => {
