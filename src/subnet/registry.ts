@@ -6,7 +6,7 @@ export const LEASE_TTL_SECONDS = 86_400
 
 /**
  * The store of config and leases, cut to what this folder needs. Every call rejects with an EtcdError. A write whose answer is
- * lost may be sent anew: what refuses it then may be that it was carried out, so whoever is refused looks again.
+ * lost may be sent anew: what refuses it then (`resent`) may be that it was carried out, so whoever is refused looks again.
  */
 export interface Registry {
   getConfig(signal: AbortSignal): Promise<ConfigText>

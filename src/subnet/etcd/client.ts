@@ -3,8 +3,9 @@
  *
  * Which failure moves on to the next endpoint is flannel's rule: a connection that fails and a 5xx do, and so does what
  * cannot come from an etcd; any other answer ends the request and pins its endpoint. All writes name the state that they
- * change (prevExist, prevIndex), so that to send one again never carries it out twice. Unlike flannel's client, every wait
- * is bounded, and when no endpoint answers all requests keep vigil together. A request that is silent for a second begins the
+ * change (prevExist, prevIndex), so that one which was carried out is refused when it is sent again: an update and a delete
+ * for ever, a create while the key stands. Unlike flannel's client, every wait is bounded, and when no endpoint answers all
+ * requests keep vigil together. A request that is silent for a second begins the
  * vigil, too, and is given up as lost when etcd answers what it is asked after that.
  */
 import { isUtf8 } from 'node:buffer'
@@ -219,7 +220,7 @@ export class EtcdClient {
     this.#tls.close()
   }
 
-  /** Nothing has come from etcd since then, and who knows where the connections lead that are kept from better days. */
+  /** What was asked then has no answer, and who knows where the connections lead that are kept from better days. */
   #goWithout(since: number): void {
     closeIdle(this.#http)
     this.#tls.closeIdle()
