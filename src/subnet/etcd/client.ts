@@ -59,6 +59,8 @@ export interface EtcdRequest {
    * etcd was asked to wait. So is a gateway's time-out (408, 504).
    */
   readonly longPoll?: boolean
+  /** Its answer is overtaken by those that etcd makes sooner: silence is no reason for doubt until the headers are there. */
+  readonly longInMaking?: boolean
   /** Called when the headers are there; returning true drops the answer's body unread. */
   readonly onHeaders?: (state: EtcdState) => boolean
 }
@@ -237,8 +239,7 @@ export class EtcdClient {
       const begun = this.#now()
       const exchange = await this.#open(call, authorization)
       doubt?.attend(exchange, begun)
-      // A list is long in the making, and overtaken by what is not.
-      if (operationOf(request) !== 'list') doubt?.expect(begun)
+      if (request.longInMaking !== true) doubt?.expect(begun)
       let limit = this.#timeoutMs
       try {
         const { status, headers } = await exchange.head(limit)

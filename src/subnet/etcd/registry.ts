@@ -62,6 +62,7 @@ export class EtcdRegistry implements Registry {
       method: 'GET',
       key: this.#subnetsKey,
       query: { ...READ, recursive: 'true' },
+      longInMaking: true,
       signal,
     } as const
     try {
