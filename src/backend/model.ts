@@ -17,8 +17,11 @@ export interface Model {
   ensureDevice(): DeviceOutcome
   /** Reads what the choice of what to want depends on, if anything does, before the tables are read. Throws NetlinkError. */
   peek?(): void
-  /** Reads the tables whole and tells of the keys that were not as believed. Throws NetlinkError. */
-  load(surprised: Surprised): void
+  /**
+   * Reads the tables whole and tells of the keys that were not as believed. `justPut` says that all peers were put just now, so
+   * that how they are reached need not be looked up again. Throws NetlinkError.
+   */
+  load(surprised: Surprised, justPut: boolean): void
   /**
    * Takes in what somebody else did to an entry; returns the keys that changed, undefined when only a look at the
    * whole tables can tell.

@@ -62,6 +62,8 @@ export class Reconciler {
   #deviceInDoubt = true
   #tablesInDoubt = true
   #snapshotSeen = false
+  /** All peers were put, and nothing else has happened since. */
+  #justPut = false
   #lastLoad = 0
   /** What is missing went with the device, by the kernel's own doing: no fight, and worth one line together. */
   #lostWithDevice = false
@@ -106,6 +108,7 @@ export class Reconciler {
       for (const subnet of before) if (!current.has(subnetKey(subnet))) this.removeLease(subnet)
     }
     for (const lease of all) this.putLease(lease)
+    this.#justPut = true
     this.#snapshotSeen = true
   }
 
@@ -279,6 +282,7 @@ export class Reconciler {
       this.#retryAt = Math.min(this.#retryAt, clock.now() + wait)
       return
     }
+    this.#justPut = false
     const { moved, recreated, changes } = this.#model.ensureDevice()
     if (recreated !== undefined) {
       log.warn(`"${name}" already exists with incompatable configuration: ${recreated}; recreating device`)
@@ -309,11 +313,13 @@ export class Reconciler {
   }
 
   #loadIfInDoubt(): void {
+    const justPut = this.#justPut
+    this.#justPut = false
     if (!this.#tablesInDoubt) return
     const begin = this.#options.clock.now()
     const surprising: TableKey[] = []
     try {
-      this.#model.load((key) => surprising.push(key))
+      this.#model.load((key) => surprising.push(key), justPut)
     } finally {
       this.#surprised(surprising)
     }

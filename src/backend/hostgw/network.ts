@@ -50,8 +50,6 @@ class HostGwModel implements Model {
   #index: number
   /** Whether the interface can carry routes: it is up and has an address. */
   #ready = true
-  /** The peers' paths are looked up just now, as the peers are put. */
-  #pathsKnown = false
 
   constructor({ rtnl, log, network, subnetLen, underlay }: BackendContext & NetworkHooks) {
     this.underlay = underlay
@@ -79,7 +77,6 @@ class HostGwModel implements Model {
   }
 
   ensureDevice(): DeviceOutcome {
-    this.#pathsKnown = false
     const { index, name } = this.underlay
     const ready = this.#canCarry(index)
     if (this.#ready && !ready)
@@ -92,16 +89,13 @@ class HostGwModel implements Model {
   }
 
   peek(): void {
-    this.#pathsKnown = true
     this.#routes.peek()
   }
 
-  load(surprised: Surprised): void {
-    const known = this.#pathsKnown
-    this.#pathsKnown = false
+  load(surprised: Surprised, justPut: boolean): void {
     this.#routes.load(surprised)
     // Who is on the link is the routing table's word, which may have changed with it.
-    if (this.#ready && !known) this.#peers.rebuild()
+    if (this.#ready && !justPut) this.#peers.rebuild()
   }
 
   observe(notification: Notification): TableKey[] | undefined {

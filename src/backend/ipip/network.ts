@@ -58,8 +58,6 @@ class IpipModel implements Model {
   #index = 0
   /** Index of the interface that direct paths lead by. */
   #parent = 0
-  /** The peers' paths are looked up just now, as the peers are put. */
-  #pathsKnown = false
 
   constructor(options: IpipNetworkOptions) {
     const { rtnl, directRouting, underlay } = options
@@ -88,7 +86,6 @@ class IpipModel implements Model {
   }
 
   ensureDevice(): DeviceOutcome {
-    this.#pathsKnown = false
     const { index, recreated, changes } = ensureIpip(this.#rtnl, this.spec, this.#index)
     const moved = index !== this.#index || this.underlay.index !== this.#parent
     this.#index = index
@@ -98,16 +95,13 @@ class IpipModel implements Model {
   }
 
   peek(): void {
-    this.#pathsKnown = true
     this.#routes.peek()
   }
 
-  load(surprised: Surprised): void {
-    const known = this.#pathsKnown
-    this.#pathsKnown = false
+  load(surprised: Surprised, justPut: boolean): void {
     this.#routes.load(surprised)
     // What is reached directly is the routing table's word, which may have changed with it.
-    if (this.#options.directRouting && !known) this.#peers.rebuild()
+    if (this.#options.directRouting && !justPut) this.#peers.rebuild()
   }
 
   observe(notification: Notification): TableKey[] | undefined {

@@ -64,8 +64,6 @@ class VxlanModel implements Model {
   readonly #routes: PeerRoutes
   readonly #peers: Peers
   #links: Links
-  /** The peers' paths are looked up just now, as the peers are put. */
-  #pathsKnown = false
 
   constructor(options: VxlanNetworkOptions) {
     const { rtnl, log, network, subnetLen, directRouting, underlay } = options
@@ -109,7 +107,6 @@ class VxlanModel implements Model {
   }
 
   ensureDevice(): DeviceOutcome {
-    this.#pathsKnown = false
     const known = this.#links.device === 0 ? undefined : this.#links.device
     const { index, recreated, changes } = ensureDevice(this.#rtnl, this.device, known)
     const links = { device: index, parent: this.device.parent.index }
@@ -120,17 +117,14 @@ class VxlanModel implements Model {
   }
 
   peek(): void {
-    this.#pathsKnown = true
     this.#routes.peek()
   }
 
-  load(surprised: Surprised): void {
-    const known = this.#pathsKnown
-    this.#pathsKnown = false
+  load(surprised: Surprised, justPut: boolean): void {
     this.#tables.load(this.#rtnl, this.#links, surprised)
     this.#routes.load(surprised)
     // What is reached directly is the routing table's word, which may have changed with it.
-    if (this.directRouting && !known) this.#peers.redirect()
+    if (this.directRouting && !justPut) this.#peers.redirect()
   }
 
   observe(notification: Notification): TableKey[] | undefined {
