@@ -178,6 +178,17 @@ export class FakeEtcd {
     return [...this.#nodes.values()].filter(({ dir }) => !dir).map(({ key }) => key)
   }
 
+  /** Carries out the next request of this method, and closes its connection instead of answering. */
+  loseAnswer(to: string): void {
+    let lost = false
+    this.intercept = ({ method }, response) => {
+      if (lost || method !== to) return false
+      lost = true
+      response.end = () => response.destroy()
+      return false
+    }
+  }
+
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     let body = ''
     for await (const chunk of request) body += String(chunk)

@@ -136,13 +136,7 @@ describe('a new lease', () => {
       ['the data of a device', OWN],
       ['no data', { ...OWN, backendType: 'host-gw', backendData: undefined }],
     ])('is known as the one already made, with %s', async (_, own) => {
-      let lost = false
-      etcd.intercept = ({ method }, response) => {
-        if (lost || method !== 'PUT') return false
-        lost = true
-        response.end = () => response.destroy()
-        return false
-      }
+      etcd.loseAnswer('PUT')
       const { lease, takenOver } = await acquire({ attributes: () => own, findRival: rival })
       expect(takenOver).toBe(false)
       expect(etcd.keys()).toEqual([`${SUBNETS}/${formatSubnet(lease.subnet).replace('/', '-')}`])
@@ -219,13 +213,7 @@ describe('a lease this node has', () => {
 
   it('was perhaps taken over, too, when the answer to that was lost', async () => {
     put('10.5.9.0-24', OLD_VALUE, 100)
-    let lost = false
-    etcd.intercept = ({ method }, response) => {
-      if (lost || method !== 'PUT') return false
-      lost = true
-      response.end = () => response.destroy()
-      return false
-    }
+    etcd.loseAnswer('PUT')
     expect((await acquire()).takenOver).toBe(true)
     expect(writes().length).toBeGreaterThan(1)
   })

@@ -402,13 +402,7 @@ describe('other attributes', () => {
   ])('that were written without an answer are no foreign write when they change %s', async (_, last) => {
     await keep()
     await settled()
-    let lost = false
-    etcd.intercept = ({ method }, response) => {
-      if (lost || method !== 'PUT') return false
-      lost = true
-      response.end = () => response.destroy()
-      return false
-    }
+    etcd.loseAnswer('PUT')
     keeper.updateAttributes(attributes('192.168.77.9', 'aa:aa:aa:aa:aa:aa'))
     await until('the write', () => etcd.get(KEY)?.includes('192.168.77.9') === true)
     keeper.updateAttributes(attributes(last, 'aa:aa:aa:aa:aa:aa'))
