@@ -8,7 +8,6 @@ import type { Notification } from '../netlink/monitor.ts'
 import type { NetlinkRequest } from '../netlink/request.ts'
 import type { Lease } from '../subnet/lease.ts'
 import type { NetworkHooks } from './backend.ts'
-import { Backoff } from './backoff.ts'
 import { Disturbances } from './disturbances.ts'
 import {
   DeviceError,
@@ -22,6 +21,7 @@ import {
   UnusableLease,
 } from './model.ts'
 import type { May, Operation, Step, TableKey, TableName } from './operations.ts'
+import { Refusals } from './refusals.ts'
 
 /**
  * The loop that keeps the kernel at what the leases say, whatever the backend.
@@ -49,9 +49,7 @@ const RETRY = 1000
 export class Reconciler {
   readonly #model: Model
   readonly #options: ReconcilerOptions
-  readonly #failures = new Backoff<string>(0)
-  /** What the kernel refuses, by the id of its key. */
-  readonly #failed = new Map<string, { readonly entry: unknown; readonly error: NetlinkError }>()
+  readonly #refusals = new Refusals()
   readonly #disturbed = new Disturbances()
   readonly #skipped = new Map<number, string>()
   readonly #applies = new Durations()
@@ -227,11 +225,11 @@ export class Reconciler {
   }
 
   get status(): ReconcilerStatus {
-    const failures = [...this.#failed.keys()]
+    const refused = [...this.#refusals.ids()]
     const { repairs } = this.#disturbed
     const tables: Partial<Record<TableName, TableStatus>> = {}
     for (const [name, { wanted, held }] of Object.entries(this.#model.counts())) {
-      const failed = failures.filter((id) => id.startsWith(`${name} `)).length
+      const failed = refused.filter((id) => id.startsWith(`${name} `)).length
       // The names are those of `counts`, which Object.entries widens to text.
       tables[name as TableName] = { wanted, held, failed }
     }
@@ -257,7 +255,7 @@ export class Reconciler {
       applies: this.#applies,
       compares: this.#compares,
       repairs: this.#disturbed.repairs,
-      refusals: [...this.#failed.values()].map(({ error }) => error.message),
+      refusals: this.#refusals.messages,
       skipped: this.#skipped.values(),
       trouble: this.#trouble,
     }
@@ -348,7 +346,7 @@ export class Reconciler {
     let deleted = false
     const pending = new Set<string>()
     // With nothing to remember about any key, the thousands of a first snapshot need no look-ups by text.
-    const calm = this.#failed.size === 0 && this.#disturbed.size === 0
+    const calm = this.#refusals.size === 0 && this.#disturbed.size === 0
     const may: May = (table, { key, wanted, held }) => {
       if (calm) return true
       const id = idOf({ table, key })
@@ -376,11 +374,7 @@ export class Reconciler {
       }
     }
     // What failed and need not be done any more, as when the peer has left, fails no longer.
-    for (const id of this.#failed.keys()) {
-      if (calm || pending.has(id)) continue
-      this.#failed.delete(id)
-      this.#failures.clear(id)
-    }
+    for (const id of this.#refusals.ids()) if (!calm && !pending.has(id)) this.#refusals.forget(id)
     // The kernel reports a deleted neighbour or FDB entry as if it had done it by itself. Read while nothing is wanted
     // there, that is no news; after the peer came back it would look like somebody else's doing.
     if (deleted) drain()
@@ -411,12 +405,9 @@ export class Reconciler {
   /** Returns whether it mended what somebody else had changed. */
   #succeeded(operation: Operation): boolean {
     operation.acknowledged()
-    if (this.#failed.size === 0 && this.#disturbed.size === 0 && !this.#lostWithDevice) return false
+    if (this.#refusals.size === 0 && this.#disturbed.size === 0 && !this.#lostWithDevice) return false
     const id = idOf(operation)
-    if (this.#failed.delete(id)) {
-      this.#failures.clear(id)
-      this.#options.log.info(`${operation.request.operation()}: works again`)
-    }
+    if (this.#refusals.forget(id)) this.#options.log.info(`${operation.request.operation()}: works again`)
     if (operation.action === 'delete' && !this.#disturbed.has(id) && this.#isSurprise(operation))
       this.#disturbed.found(id)
     const repair = this.#disturbed.has(id)
@@ -444,17 +435,14 @@ export class Reconciler {
     // The kernel holds what we believed it did not, and not in the first place.
     if (error.code === 'EEXIST') this.#tablesInDoubt = true
     const id = idOf(operation)
-    const news = this.#failed.get(id)?.entry !== operation.entry
-    this.#failed.set(id, { entry: operation.entry, error })
-    this.#failures.note(id, now)
-    this.#retryAt = Math.min(this.#retryAt, now + Math.max(1, this.#failures.wait(id, now)))
+    const { entry } = operation
+    const news = this.#refusals.note(id, { entry, error }, now)
+    this.#retryAt = Math.min(this.#retryAt, now + Math.max(1, this.#refusals.wait(id, entry, now)))
     return news
   }
 
   #mayTry(id: string, entry: unknown, now: number): boolean {
-    // Another entry under this key, such as a peer's new address, need not wait for what the old one is in for.
-    if (this.#failed.has(id) && this.#failed.get(id)?.entry !== entry) this.#failures.clear(id)
-    const wait = Math.max(this.#failures.wait(id, now), this.#disturbed.wait(id, now))
+    const wait = Math.max(this.#refusals.wait(id, entry, now), this.#disturbed.wait(id, now))
     if (wait > 0) this.#retryAt = Math.min(this.#retryAt, now + wait)
     return wait <= 0
   }
