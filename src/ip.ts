@@ -105,7 +105,10 @@ export function subnetKey({ address, length }: Subnet): number {
   return length === 32 ? address + 0.5 : address | (1 << (31 - length))
 }
 
-/** A 32-bit number, such as an address, as a key of maps: the same bits as a signed number, with which they are several times faster. */
+/**
+ * A 32-bit number, such as an address, as a key of maps: the same bits as a signed number, with which maps are several
+ * times faster.
+ */
 export function smallKey(bits: number): number {
   return bits | 0
 }

@@ -5,8 +5,8 @@
  * cannot come from an etcd; any other answer ends the request and pins its endpoint. All writes name the state that they
  * change (prevExist, prevIndex), so that one which was carried out is refused when it is sent again: an update and a delete
  * for ever, a create while the key stands. Unlike flannel's client, every wait is bounded, and when no endpoint answers all
- * requests keep vigil together. A request that is silent for a second begins the
- * vigil, too, and is given up as lost when etcd answers what it is asked after that.
+ * requests keep vigil together. A request that is silent for a second begins the vigil, too, and is given up as lost when
+ * etcd answers what it is asked after that.
  */
 import { isUtf8 } from 'node:buffer'
 import { Agent, type IncomingHttpHeaders } from 'node:http'
