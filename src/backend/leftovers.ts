@@ -18,7 +18,8 @@ import { deleteLink, dumpLinks, type Link } from '../netlink/link.ts'
 import { deleteNexthop, dumpNexthops } from '../netlink/nexthop.ts'
 import type { NetlinkRequest } from '../netlink/request.ts'
 import { deleteRoute, dumpRoutes } from '../netlink/route.ts'
-import { isLeaseRoute, isOurNexthopId } from './routes.ts'
+import { isOurNexthopId } from './nexthopids.ts'
+import { isLeaseRoute } from './routes.ts'
 
 const DEVICES: readonly { readonly kind: string; readonly name: RegExp }[] = [
   { kind: 'vxlan', name: /^flannel\.\d+$/ },

@@ -7,7 +7,7 @@ import { deleteRoute, dumpRoutes, type Route, replaceRoute } from '../netlink/ro
 import { DeltaTracker, type EntryState } from './delta.ts'
 import type { Surprised } from './model.ts'
 import { deletions, type May, type Operation, type TableKey, writes } from './operations.ts'
-import { routeKey } from './routes.ts'
+import { routeKey } from './routekeys.ts'
 
 export interface NetworkRouteOptions {
   readonly rtnl: Rtnl

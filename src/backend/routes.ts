@@ -30,8 +30,10 @@ import { type Begin, passing } from '../netlink/request.ts'
 import { deleteRoute, dumpRoutes, getRoute, type Route, replaceRoute } from '../netlink/route.ts'
 import { DeltaTracker, type Row, stateOf } from './delta.ts'
 import type { PeerStatus, Surprised } from './model.ts'
+import { DIRECT_ID_PREFIX, isOurNexthopId, NEXTHOP_ID_PREFIX, nexthopIdOf } from './nexthopids.ts'
 import { deletions, type May, type Operation, type Step, type TableKey, writes } from './operations.ts'
-import { type RouteKey, rowWrites, surplus } from './rows.ts'
+import { isOrdinary, type RouteKey, routeKey } from './routekeys.ts'
+import { rowWrites, surplus } from './rows.ts'
 
 /** Interface index of `lo` in every network namespace (LOOPBACK_IFINDEX of Linux). */
 const LOOPBACK = 1
@@ -439,33 +441,6 @@ export class PeerRoutes {
   }
 }
 
-/** What RTM_DELROUTE finds a route by, so that deleting a wrong one never takes the right one beside it. */
-export function routeKey(route: Route): string {
-  return `${subnetKey(route.destination)} ${pathKey(route)}${isOrdinary(route) ? '' : restKey(route)}`
-}
-
-function pathKey({ nexthopId, multipath, gateway, oif }: Route): string {
-  if (nexthopId !== undefined) return `nhid ${nexthopId}`
-  if (multipath !== undefined) return `by ${Buffer.from(multipath).toString('hex')}`
-  return `${gateway ?? ''} ${oif ?? ''}`
-}
-
-/** The rest is as in the thousands that we write, whose keys need not say so. */
-function isOrdinary({ metric, tos, type, protocol, scope, source }: Route): boolean {
-  return (
-    metric === 0 &&
-    tos === 0 &&
-    type === RTN_UNICAST &&
-    protocol === RTPROT_BOOT &&
-    scope === RT_SCOPE_UNIVERSE &&
-    source === undefined
-  )
-}
-
-function restKey({ metric, tos, type, protocol, scope, source }: Route): string {
-  return ` ${metric} ${tos} ${type} ${protocol} ${scope} ${source ?? ''}`
-}
-
 function inOneRow(a: Route, b: Route): boolean {
   return a.metric === b.metric && a.tos === b.tos && sameSubnet(a.destination, b.destination)
 }
@@ -481,33 +456,6 @@ export function isLeaseRoute(route: Route, network: Subnet, subnetLen: number): 
     route.destination.length === subnetLen &&
     contains(network, route.destination.address)
   )
-}
-
-/** Nexthop ids of ours have one of these top bytes, so that a restart knows them and other software's stay clear. */
-const NEXTHOP_ID_PREFIX = 0xf1000000
-/**
- * For paths around the tunnel. A peer that moves behind a router gets a new object and then a new route, which waits for
- * what carries it; the object that it had, put elsewhere, would take the route along at once.
- */
-export const DIRECT_ID_PREFIX = 0xf2000000
-
-/**
- * The nexthop id of a subnet: its position in the network, in the lower 24 bits. Undefined where positions do not
- * fit or do not exist (a lease of another length than the network's SubnetLen): such a peer gets a plain route.
- */
-export function nexthopIdOf(
-  subnet: Subnet,
-  network: Subnet,
-  subnetLen: number,
-  prefix = NEXTHOP_ID_PREFIX,
-): number | undefined {
-  if (subnet.length !== subnetLen || subnetLen - network.length > 24) return undefined
-  return prefix + (subnet.address - network.address) / 2 ** (32 - subnetLen)
-}
-
-export function isOurNexthopId(id: number): boolean {
-  const prefix = id - (id & 0xffffff)
-  return prefix === NEXTHOP_ID_PREFIX || prefix === DIRECT_ID_PREFIX
 }
 
 /** Whether the kernel reaches an address by this interface without a router between. False when it can't tell. */

@@ -13,9 +13,8 @@ import type { NetlinkRequest } from '../netlink/request.ts'
 import { deleteRoute, type Route } from '../netlink/route.ts'
 import type { DeltaTracker, MissingRow } from './delta.ts'
 import { deletions, type May, type Operation, writes } from './operations.ts'
+import type { RouteKey } from './routekeys.ts'
 
-/** What a route is found by: see `PeerRoutes.#keyOf`. */
-export type RouteKey = number | string
 type Routes = DeltaTracker<RouteKey, Route>
 
 /** The wrong routes in the rows of routes that are yet to be written, by destination; the keys of each row in order. */

@@ -6,7 +6,8 @@
  *     a route       of a lease's shape, through the interface under the overlay
  */
 import { flannelLinks, isInNetwork } from '../../backend/leftovers.ts'
-import { isLeaseRoute, isOurNexthopId } from '../../backend/routes.ts'
+import { isOurNexthopId } from '../../backend/nexthopids.ts'
+import { isLeaseRoute } from '../../backend/routes.ts'
 import type { ExternalInterface } from '../../iface.ts'
 import { formatIpv4, formatSubnet, type Subnet } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { DIRECT_ID_PREFIX, isOurNexthopId, nexthopIdOf, routeEntries } from '../../../src/backend/routes.ts'
+import { DIRECT_ID_PREFIX, isOurNexthopId, nexthopIdOf } from '../../../src/backend/nexthopids.ts'
+import { routeEntries } from '../../../src/backend/routes.ts'
 import { pathTo, wantedFdbEntry, wantedNeighbour } from '../../../src/backend/vxlan/desired.ts'
 import { parseCidr, type Subnet } from '../../../src/ip.ts'
 
