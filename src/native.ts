@@ -4,7 +4,6 @@
  * because the netlink code wants the errno and not an exception.
  */
 import { closeSync, constants, existsSync, openSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 
@@ -316,10 +315,7 @@ function embeddedAddon(): Addon | undefined {
       // O_EXCL: it can never be given a name.
       fd = openSync(folder, O_TMPFILE | constants.O_EXCL | constants.O_RDWR, 0o700)
       writeFileSync(fd, new Uint8Array(getRawAsset('flannel.node')))
-      const module = { exports: {} }
-      process.dlopen(module, `/proc/self/fd/${fd}`)
-      // What the file exports is fixed by the C code that the executable was built with.
-      return module.exports as Addon
+      return openAddon(`/proc/self/fd/${fd}`)
     } catch (error) {
       failures.push(`${folder}: ${error instanceof Error ? error.message : String(error)}`)
     } finally {
@@ -333,10 +329,16 @@ function embeddedAddon(): Addon | undefined {
   )
 }
 
+function openAddon(path: string): Addon {
+  const module = { exports: {} }
+  process.dlopen(module, path)
+  // What it exports is fixed by the C code that was built with this.
+  return module.exports as Addon
+}
+
 function requireAddon(path: string): Addon {
   try {
-    // What the file exports is fixed by the C code beside it in the repository.
-    return createRequire(path)(path) as Addon
+    return openAddon(path)
   } catch (cause) {
     const { message, code } = cause as NodeJS.ErrnoException
     throw new NativeError(

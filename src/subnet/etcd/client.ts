@@ -9,7 +9,7 @@
  * etcd answers what it is asked after that.
  */
 import { isUtf8 } from 'node:buffer'
-import { Agent, type IncomingHttpHeaders } from 'node:http'
+import { Agent } from 'node:http'
 import { systemClock } from '../../clock.ts'
 import type { Logger } from '../../log.ts'
 import { jsonKind } from '../gojson.ts'
@@ -22,7 +22,7 @@ import {
   type EtcdErrorKind,
   explainTransport,
 } from './error.ts'
-import { AnswerTooLong, closeIdle, Exchange, KEEP_ALIVE_MS } from './exchange.ts'
+import { AnswerTooLong, closeIdle, Exchange, type Head, KEEP_ALIVE_MS } from './exchange.ts'
 import { type EtcdOperation, EtcdTally } from './tally.ts'
 import { TlsAgent, type TlsFiles } from './tls.ts'
 import { Vigil } from './vigil.ts'
@@ -242,7 +242,7 @@ export class EtcdClient {
       if (request.longInMaking !== true) doubt?.expect(begun)
       let limit = this.#timeoutMs
       try {
-        const { status, headers } = await exchange.head(limit)
+        const { status, header } = await exchange.head(limit)
         onHead(begun)
         // etcd has begun to wait, and may do so for long.
         if (request.longPoll === true && status === 200) doubt?.settle()
@@ -250,14 +250,15 @@ export class EtcdClient {
         if (status < 300 || status >= 400) {
           limit = request.bodyTimeoutMs ?? limit
           const onProgress = (): void => doubt?.expect()
-          const answer = await readAnswer(call, status, headers, () =>
+          const answer = await readAnswer(call, { status, header }, () =>
             exchange.body({ ms: limit, limit: MAX_ANSWER_LENGTH, onProgress }),
           )
           // What a gateway says of an etcd that is away may be an answer to a long poll, but is none of etcd's.
           if (call.state !== undefined) doubt?.settle()
           return answer
         }
-        const next = headers.location === undefined ? null : URL.parse(headers.location, url.href)
+        const location = header('location')
+        const next = location === undefined ? null : URL.parse(location, url.href)
         if (next === null || !/^https?:$/.test(next.protocol)) {
           throw call.error('protocol', `HTTP ${status} redirects nowhere: is this etcd?`)
         }
@@ -339,13 +340,12 @@ class Call {
 
 async function readAnswer(
   call: Call,
-  status: number,
-  headers: IncomingHttpHeaders,
+  { status, header }: Head,
   read: () => Promise<Buffer>,
 ): Promise<EtcdAnswer> {
   const state = {
-    index: Number(headers['x-etcd-index'] ?? 0) || 0,
-    clusterId: String(headers['x-etcd-cluster-id'] ?? ''),
+    index: Number(header('x-etcd-index') ?? 0) || 0,
+    clusterId: header('x-etcd-cluster-id') ?? '',
   }
   if (call.request.longPoll === true && GATEWAY_TIMEOUTS.has(status)) return { ...state, body: undefined }
   if (status !== 200 && status !== 201) throw refusal(call, status, (await read()).toString())

@@ -1,10 +1,4 @@
-import {
-  type Agent,
-  type ClientRequest,
-  type IncomingHttpHeaders,
-  type IncomingMessage,
-  request,
-} from 'node:http'
+import { type Agent, type ClientRequest, type IncomingMessage, request } from 'node:http'
 
 /**
  * Milliseconds of silence on a connection after which the kernel asks whether the other side is there still, once a second.
@@ -33,6 +27,12 @@ export interface BodyOptions {
   /** Bytes that the caller is ready to hold. */
   readonly limit: number
   readonly onProgress?: () => void
+}
+
+export interface Head {
+  readonly status: number
+  /** The value of the first header of that name, which is given in lower case. */
+  readonly header: (name: string) => string | undefined
 }
 
 /** An answer's body grew beyond what the caller is ready to hold. */
@@ -87,12 +87,18 @@ export class Exchange {
   }
 
   /** Connects, sends, and waits for the headers. */
-  async head(ms: number): Promise<{ readonly status: number; readonly headers: IncomingHttpHeaders }> {
+  async head(ms: number): Promise<Head> {
     const response = await this.#within<IncomingMessage>(ms, (resolve) =>
       this.#request.once('response', resolve),
     )
     this.#response = response
-    return { status: response.statusCode ?? 0, headers: response.headers }
+    // Of a dozen headers two are of interest: node's object of all of them is made for nothing, with each answer.
+    const { rawHeaders: raw } = response
+    const header = (name: string): string | undefined => {
+      const i = raw.findIndex((word, at) => at % 2 === 0 && word.toLowerCase() === name)
+      return i < 0 ? undefined : raw[i + 1]
+    }
+    return { status: response.statusCode ?? 0, header }
   }
 
   /** Waits for the body, for as long as it comes. */
