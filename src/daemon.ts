@@ -133,7 +133,7 @@ async function startAndRun({
     closing.push(() => ruleset?.close())
     view.phase = 'waiting for config'
     systemd.status('waiting for the network config from etcd')
-    const { config, source } = await waitForConfig({ registry, signal, clock, log })
+    const { config, source, list: asked } = await waitForConfig({ registry, signal, clock, log })
     seen.config = config
     const { network, subnetLen } = config
     const backend = await openBackend(config.backendType, {
@@ -171,6 +171,7 @@ async function startAndRun({
       signal,
       clock,
       log,
+      list: asked,
     })
     const keeper = new LeaseKeeper({
       registry,

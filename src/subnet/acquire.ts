@@ -34,8 +34,8 @@ export interface AcquireOptions {
   readonly signal: AbortSignal
   readonly clock: Clock
   readonly log: Logger
-  /** A list read a moment ago; it saves the first attempt a request. */
-  readonly list?: LeaseList
+  /** A list that was asked for a moment ago; it saves the first attempt the wait for one. */
+  readonly list?: Handover<Promise<LeaseList>> | undefined
 }
 
 export interface AcquiredLease {
@@ -58,29 +58,43 @@ export interface FoundConfig {
   readonly config: NetworkConfig
   /** What it was read from. */
   readonly source: ConfigText
+  /** The leases, asked for together with it, if it was there at the first look. */
+  readonly list: Handover<Promise<LeaseList>> | undefined
 }
 
-/** Reads the network config, asking once a second until there is a valid one. Rejects only when aborted. */
+/**
+ * Reads the network config, asking once a second until there is a valid one. The leases are asked for with the first question: each
+ * read waits for the cluster's word, and thousands of leases are long in making. Rejects only when aborted.
+ */
 export async function waitForConfig(
   options: Pick<AcquireOptions, 'registry' | 'signal' | 'clock' | 'log'>,
 ): Promise<FoundConfig> {
   const { registry, signal, clock, log } = options
   const outage = new Outage(log, clock)
+  let list = askForLeases(registry, signal)
   for (;;) {
     try {
       const source = await registry.getConfig(signal)
       const config = parseNetworkConfig(source.text)
       outage.recover('Fetched the network config')
       log.info(`Found network config - Backend type: ${config.backendType}`)
-      return { config, source }
+      return { config, source, list }
     } catch (error) {
       signal.throwIfAborted()
+      list = undefined
       const remedy = isEtcdCode(error, EcodeKeyNotFound) ? `; ${WRITE_CONFIG}` : ''
       outage.fail(`Couldn't fetch network config: ${reasonOf(error)}${remedy}`)
       await clock.sleep(CONFIG_RETRY_MS, signal)
       signal.throwIfAborted()
     }
   }
+}
+
+function askForLeases(registry: Registry, signal: AbortSignal): FoundConfig['list'] {
+  const list = registry.listLeases(signal)
+  // Whoever takes it is told. If nobody does, no harm is done.
+  list.catch(() => undefined)
+  return new Handover(list)
 }
 
 /**
@@ -96,8 +110,9 @@ export async function acquireLease(options: AcquireOptions): Promise<AcquiredLea
   for (;;) {
     let pause: number
     try {
-      const current = list ?? (await registry.listLeases(signal))
+      const asked = list
       list = undefined
+      const current = await (asked?.take() ?? registry.listLeases(signal))
       const lease = await attempts.run(current)
       if (lease !== undefined) {
         outage.recover('Acquired a lease')
