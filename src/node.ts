@@ -77,13 +77,14 @@ export class Node {
       masquerade: options.ipMasq,
       forward: options.forwardRules,
     }
+    const from = this.#begin(start.list)
     // READY=1 goes out first: starting iptables takes longer than all that comes before it, and may wait for its lock.
     const walled = clock.sleep(0, signal).then(() => firewall.start(policy, start.previous, signal))
     const tasks = [
+      this.#getReady(signal).then(() => this.#probePeers(signal)),
       keeper.run(signal),
       configWatch.run(signal),
-      this.#follow(signal, start.list),
-      this.#getReady(signal).then(() => this.#probePeers(signal)),
+      this.#follow(signal, from),
       network.run(signal),
       underlay.run(signal),
       walled.then(() => firewall.run(signal)),
@@ -110,10 +111,9 @@ export class Node {
     if (before.mtu !== current.mtu) void this.#writeFiles(signal)
   }
 
-  /** Takes in the first list, then what the watch says. */
-  async #follow(signal: AbortSignal, list: Handover<LeaseList>): Promise<void> {
+  /** Takes in what the watch says. */
+  async #follow(signal: AbortSignal, from: WatchStart): Promise<void> {
     const { registry, clock, log } = this.#parts
-    const from = this.#begin(list)
     const progress = this.#newProgress(from.index)
     log.info('Running backend.')
     log.info('watching for new subnet leases')
@@ -127,6 +127,7 @@ export class Node {
     }
   }
 
+  /** Takes in the first list. */
   #begin(first: Handover<LeaseList>): WatchStart {
     const { network, memory } = this.#parts
     const list = first.take()
