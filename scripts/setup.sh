@@ -24,7 +24,7 @@ case ${1:-} in
     ;;
   soak) wanted="$build $lab nft:nftables" ;;
   vm) wanted="$build $lab qemu-system-x86_64:qemu-system-x86 depmod:kmod dpkg-deb:dpkg wg:wireguard-tools" ;;
-  bench) wanted="$build $lab iperf3:iperf3" ;;
+  bench) wanted="$build $lab strip:binutils iperf3:iperf3" ;;
   e2e) wanted="$build $lab strip:binutils systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ssh-keygen:openssh-client" ;;
   binary) wanted="$build strip:binutils $cross" ;;
   image) wanted="$build strip:binutils iptables:iptables nft:nftables buildah:buildah" ;;

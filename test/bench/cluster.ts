@@ -39,7 +39,7 @@ async function storm(lab: Lab, count: number, subject: Subject, report: Report):
   const before = await lab.etcd.creations()
   const begin = monotonic()
   const daemons = await Promise.all(
-    lab.nodes.map((_, i) => startSubject(lab, i + 1, subject, `${lab.dir}/node${i + 1}`)),
+    lab.nodes.map((_, i) => startSubject(lab, i + 1, subject, lab.memoryFolder())),
   )
   await Promise.all(daemons.map((daemon) => daemon.waitReady(120_000)))
   const leases = await lab.etcd.leases()

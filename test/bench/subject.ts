@@ -1,5 +1,6 @@
+import { join } from 'node:path'
 import type { PeerLease } from '../netns/etcd.ts'
-import { type Daemon, Lab, type Namespace, OURS, waitFor } from '../netns/lab.ts'
+import { type Daemon, Lab, type Namespace, REPOSITORY, waitFor } from '../netns/lab.ts'
 
 /** A flanneld to measure. */
 export interface Subject {
@@ -15,9 +16,9 @@ export const CONFIG = {
   Backend: { Type: 'vxlan' },
 }
 
-/** Ours (FLANNELD for another build of it), and FLANNEL_PEER when that is set. */
+/** Ours as it is released, one executable (FLANNELD for another build of it), and FLANNEL_PEER when that is set. */
 export function subjects(): readonly Subject[] {
-  const ours = { label: 'flanneld', binary: process.env.FLANNELD ?? OURS }
+  const ours = { label: 'flanneld', binary: process.env.FLANNELD ?? join(REPOSITORY, 'out/flanneld') }
   const { FLANNEL_PEER: peer } = process.env
   return peer ? [ours, { label: 'peer', binary: peer }] : [ours]
 }
@@ -50,8 +51,6 @@ export async function withLab(
   }
 }
 
-let run = 0
-
 /** Starts the subject on node `i` as on a fresh machine: no device, no rules, no files, no lease of its own. */
 export async function startFresh(lab: Lab, i: number, subject: Subject): Promise<Daemon> {
   const node = lab.node(i)
@@ -61,7 +60,7 @@ export async function startFresh(lab: Lab, i: number, subject: Subject): Promise
   for (const { key, value } of await lab.etcd.leases()) {
     if (value?.includes(`"PublicIP":"${lab.address(i)}"`)) await lab.etcd.delete(key)
   }
-  return startSubject(lab, i, subject, `${lab.dir}/run${++run}`)
+  return startSubject(lab, i, subject, lab.memoryFolder())
 }
 
 /**

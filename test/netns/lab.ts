@@ -11,7 +11,7 @@
  * it (see guard.ts). Needs root, iproute2, util-linux, iputils-ping, etcd-server, python3 and openssl (TLS only).
  */
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync } from 'node:fs'
+import { existsSync, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Daemon, type DaemonOptions } from './daemon.ts'
@@ -120,6 +120,13 @@ export class Lab {
     const name = `${this.name}${suffix}`
     this.#guard.add('namespace', name)
     return Namespace.create(name)
+  }
+
+  /** A folder in memory, as `/run` is on a node, where there is one; removed with the lab. */
+  memoryFolder(): string {
+    const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'flannel-lab-'))
+    this.#guard.add('folder', folder)
+    return folder
   }
 
   /** Starts etcd in the switch. */
