@@ -1,4 +1,4 @@
-import { BackendError, type Network } from './backend/backend.ts'
+import { BackendError, type Leftover, type Network } from './backend/backend.ts'
 import { removeLeftovers } from './backend/leftovers.ts'
 import { DeviceError } from './backend/model.ts'
 import { openBackend } from './backends.ts'
@@ -23,7 +23,7 @@ import {
   RTNLGRP_NEXTHOP,
 } from './netlink/constants.ts'
 import { NetlinkError } from './netlink/errors.ts'
-import { Monitor } from './netlink/monitor.ts'
+import { Monitor, type Notification } from './netlink/monitor.ts'
 import { getGeneration, watchNftables } from './netlink/nftables.ts'
 import {
   openGenericNetlink,
@@ -154,6 +154,12 @@ async function startAndRun({
       signal,
     })
 
+    const listeners: Listener[] = []
+    const monitor = openMonitor(rtnl, listeners, trace)
+    seen.monitor = monitor
+    closing.push(() => monitor.close())
+    if (backend.left !== undefined) readAhead(rtnl, backend.left, listeners)
+
     view.phase = 'acquiring a lease'
     systemd.status('acquiring a subnet lease')
     let before: string | undefined
@@ -187,21 +193,6 @@ async function startAndRun({
     const configWatch = new ConfigWatch({ registry, config, source, subnet: lease.subnet, clock, log })
     view.phase = 'making the device'
 
-    let overlay: Network | undefined
-    const monitor = new Monitor(
-      openRtnetlinkMonitor(GROUPS, { ignore: rtnl.portId }),
-      (notifications) => {
-        underlay.observe(notifications)
-        overlay?.observe(notifications)
-      },
-      () => {
-        underlay.observeOverrun()
-        overlay?.observeOverrun()
-      },
-      { trace },
-    )
-    seen.monitor = monitor
-    closing.push(() => monitor.close())
     let node: Node | undefined
     const underlay = new UnderlayWatcher({
       rtnl,
@@ -218,6 +209,7 @@ async function startAndRun({
       // A connection may have been reset meanwhile, and the watch would wait on it until the kernel probes it.
       onReturn: () => client.close(),
     })
+    listeners.push(underlay)
     seen.underlay = underlay
     removeLeftovers({
       ...{ rtnl, log, network, subnetLen, before },
@@ -225,10 +217,11 @@ async function startAndRun({
     })
     const memory = new Memory(trim)
     closing.push(() => memory.close())
-    overlay = await backend.start(lease, {
+    const overlay = await backend.start(lease, {
       drain: () => monitor.drain(),
       compared: (entries) => memory.used(entries),
     })
+    listeners.push(overlay)
     seen.network = overlay
     const parts = { options, log, clock, systemd, view, rtnl, registry, config, keeper, firewall, underlay }
     node = new Node({ ...parts, configWatch, network: overlay, memory })
@@ -242,6 +235,36 @@ async function startAndRun({
   } finally {
     for (const close of closing.reverse()) await close()
   }
+}
+
+/** Who is told what the kernel says. */
+type Listener = Pick<Network, 'observe' | 'observeOverrun'>
+
+/** Opens what hears of all that others do in the kernel; `listeners` may grow. */
+function openMonitor(rtnl: Rtnl, listeners: readonly Listener[], trace: Tracing): Monitor {
+  return new Monitor(
+    openRtnetlinkMonitor(GROUPS, { ignore: rtnl.portId }),
+    (notifications) => {
+      for (const listener of listeners) listener.observe(notifications)
+    },
+    () => {
+      for (const listener of listeners) listener.observeOverrun()
+    },
+    { trace },
+  )
+}
+
+/** Reads what an earlier run left while etcd makes its list of leases, which is as long; a change of it makes it worthless. */
+function readAhead(rtnl: Rtnl, { device, tables }: Leftover, listeners: Listener[]): void {
+  listeners.push({
+    observe: (notifications) => {
+      const elsewhere = ({ kind, value }: Notification): boolean =>
+        (kind === 'neighbour' || kind === 'fdb') && value.index !== device
+      if (!notifications.every(elsewhere)) rtnl.forget()
+    },
+    observeOverrun: () => rtnl.forget(),
+  })
+  rtnl.readAhead(tables)
 }
 
 /** Opens the control socket when the daemon is ready, or has been waiting for long; returns what closes it. */

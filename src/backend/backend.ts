@@ -3,6 +3,7 @@ import type { Ipv4, Subnet } from '../ip.ts'
 import type { Logger } from '../log.ts'
 import type { Rtnl } from '../netlink/conn.ts'
 import type { Notification } from '../netlink/monitor.ts'
+import type { DumpRequest } from '../netlink/request.ts'
 import type { Lease, LeaseAttributes } from '../subnet/lease.ts'
 import type { PeerStatus, ReconcilerHistory, ReconcilerStatus } from './model.ts'
 
@@ -40,10 +41,19 @@ export interface BackendContext {
 export interface Backend {
   /** The name of the device that it makes, if it makes one. */
   readonly device?: string
+  /** What the first compare will read if nothing changes until then, of the device of an earlier run. */
+  readonly left?: Leftover | undefined
   /** What this node's lease says; `own` is the lease that is written over, from which data can be kept. */
   attributes(own: Lease | undefined): LeaseAttributes
   /** Makes what the node itself needs. Rejects with a BackendError, DeviceError or NetlinkError. */
   start(lease: Lease, hooks: NetworkHooks): Promise<Network>
+}
+
+/** Tables that an earlier run has filled. */
+export interface Leftover {
+  /** Index of the device. */
+  readonly device: number
+  readonly tables: readonly DumpRequest<unknown>[]
 }
 
 export interface NetworkHooks {

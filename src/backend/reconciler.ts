@@ -320,6 +320,7 @@ export class Reconciler {
       this.#model.load((key) => surprising.push(key), justPut)
     } finally {
       this.#surprised(surprising)
+      this.#options.rtnl.forget()
     }
     this.#tablesInDoubt = false
     this.#lastLoad = this.#options.clock.now()

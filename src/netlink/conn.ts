@@ -54,10 +54,18 @@ export interface RtnlCounters {
   errors: number
 }
 
+/** The datagrams of a dump that was made before anybody asked for it. */
+interface Ahead {
+  readonly sequence: number
+  readonly datagrams: readonly Uint8Array[]
+}
+
 export class Rtnl {
   readonly counters: RtnlCounters = { batches: 0, requests: 0, dumps: 0, errors: 0 }
   readonly #socket: NetlinkSocket
   readonly #trace: Tracing
+  /** By the request's own bytes. */
+  readonly #ahead = new Map<string, Ahead>()
   #sequence = 0
 
   constructor(socket: NetlinkSocket, options: { readonly trace?: Tracing } = {}) {
@@ -86,6 +94,7 @@ export class Rtnl {
    * that is lost makes an error of every request it was to speak for.
    */
   batch(requests: readonly NetlinkRequest[]): (NetlinkError | undefined)[] {
+    this.forget()
     const errors = new Array<NetlinkError | undefined>(requests.length).fill(undefined)
     for (let first = 0; first < requests.length; ) first += this.#doChunk(requests, first, errors)
     return errors
@@ -111,10 +120,38 @@ export class Rtnl {
    * Throws as `dump` does.
    */
   each<T>(request: DumpRequest<T>, begin: Begin<T>): void {
+    const ahead = this.#ahead.size > 0 ? this.#ahead.get(keyOf(request)) : undefined
+    if (ahead !== undefined) {
+      this.#dumpOnce(request, begin(), (take) => answered(ahead.datagrams, ahead.sequence, take))
+      return
+    }
     for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
       if (this.#dumpOnce(request, begin())) return
     }
     throw new NetlinkError(request.operation(), EINTR, `changed during each of ${DUMP_ATTEMPTS} dumps`)
+  }
+
+  /**
+   * Makes these dumps now, for a time in which there is nothing else to do; `dump` and `each` then take them without asking. They
+   * hold until something is written by this connection, or `forget` is called: to hear of what others do is the caller's business.
+   * A table that cannot be dumped is left for later.
+   */
+  readAhead(requests: readonly DumpRequest<unknown>[]): void {
+    for (const request of requests) {
+      const datagrams: Uint8Array[] = []
+      const unread = { ...request, decode: () => undefined }
+      try {
+        const whole = this.#dumpOnce(unread, ignore, (take) => this.#askDump(request, take, datagrams))
+        if (whole) this.#ahead.set(keyOf(request), { sequence: this.#sequence, datagrams })
+      } catch (error) {
+        asNetlinkError(error)
+      }
+    }
+  }
+
+  /** What was read ahead may no longer be so, or is needed no longer. */
+  forget(): void {
+    this.#ahead.clear()
   }
 
   /** The one answer to a question. Throws a NetlinkError when the kernel refuses, or the answer cannot be read. */
@@ -198,11 +235,14 @@ export class Rtnl {
   }
 
   /** Returns whether nothing interrupted it. */
-  #dumpOnce<T>(request: DumpRequest<T>, take: Take<T>): boolean {
-    this.counters.dumps++
+  #dumpOnce<T>(
+    request: DumpRequest<T>,
+    take: Take<T>,
+    ask: (take: TakeMessage) => unknown = (message) => this.#askDump(request, message),
+  ): boolean {
     let interrupted = false
     let ack: Ack | undefined
-    this.#ask(request, (message) => {
+    ask((message) => {
       if ((message.flags & NLM_F_DUMP_INTR) !== 0) interrupted = true
       if (message.type === NLMSG_ERROR) ack = decodeError(message)
       else if (message.type === NLMSG_DONE) ack = decodeDone(message)
@@ -218,27 +258,31 @@ export class Rtnl {
     return !interrupted
   }
 
+  #askDump(request: NetlinkRequest, take: TakeMessage, keep?: Uint8Array[]): void {
+    this.counters.dumps++
+    this.#ask(request, take, keep)
+  }
+
   /** Sends a question, and takes the messages of its answer until `take` says that it was the last. Returns whether it did. */
-  #ask(request: NetlinkRequest, take: (message: MessageReader) => boolean): boolean {
+  #ask(request: NetlinkRequest, take: TakeMessage, keep?: Uint8Array[]): boolean {
     const sequence = this.#nextSequence()
     writer.reset()
     if (!write(request, sequence)) throw tooLong(request)
     try {
       this.#send(chunk.subarray(0, writer.length))
-      for (let datagram = this.#receive(); datagram !== undefined; datagram = this.#receive()) {
-        for (const message = new MessageReader(datagram); message.next(); ) {
-          // What is left of an earlier exchange that broke off has another number.
-          if (message.sequence !== sequence || message.type === NLMSG_NOOP || message.type === NLMSG_OVERRUN)
-            continue
-          if (take(message)) return true
-        }
-      }
-      return false
+      return answered(this.#received(keep), sequence, take)
     } catch (error) {
       const { errno, kernelMessage } = asNetlinkError(error)
       // The kernel takes no further dump before this one is read to its end.
       this.#discard()
       throw new NetlinkError(request.operation(), errno, kernelMessage ?? LOST)
+    }
+  }
+
+  *#received(keep: Uint8Array[] | undefined): Generator<Uint8Array> {
+    for (let datagram = this.#receive(); datagram !== undefined; datagram = this.#receive()) {
+      keep?.push(datagram.slice())
+      yield datagram
     }
   }
 
@@ -275,6 +319,31 @@ export class Rtnl {
     this.#sequence = this.#sequence < LAST_SEQUENCE ? this.#sequence + 1 : 1
     return this.#sequence
   }
+}
+
+/** Takes a message of an answer, and returns whether it was the last. */
+type TakeMessage = (message: MessageReader) => boolean
+
+const ignore = (): void => undefined
+
+/** Hands over the messages with that sequence number until `take` says that it was the last. Returns whether it did. */
+function answered(datagrams: Iterable<Uint8Array>, sequence: number, take: TakeMessage): boolean {
+  for (const datagram of datagrams) {
+    for (const message = new MessageReader(datagram); message.next(); ) {
+      // What is left of an earlier exchange that broke off has another number.
+      if (message.sequence !== sequence || message.type === NLMSG_NOOP || message.type === NLMSG_OVERRUN)
+        continue
+      if (take(message)) return true
+    }
+  }
+  return false
+}
+
+/** What it asks for, as text. */
+function keyOf(request: NetlinkRequest): string {
+  writer.reset()
+  write(request, 0)
+  return Buffer.from(chunk.buffer, 0, writer.length).toString('latin1')
 }
 
 /** Returns whether there was room for it. */

@@ -275,6 +275,55 @@ describe('a dump', () => {
     expect(addresses(rtnl)).toEqual([3])
   })
 
+  describe('made ahead', () => {
+    function ahead(): { readonly socket: ScriptedSocket; readonly rtnl: Rtnl } {
+      const socket = new ScriptedSocket(([first, ...rest]) => {
+        const m = first as NetlinkMessage
+        if (m.type !== 30) return kernel()([m, ...rest])
+        return [[entry(m, socket.sent.length)], [entry(m, 7), done(m)]]
+      })
+      const rtnl = new Rtnl(socket)
+      rtnl.readAhead([request])
+      return { socket, rtnl }
+    }
+
+    it('is there without asking, until it is forgotten', () => {
+      const { socket, rtnl } = ahead()
+      expect(socket.sent).toHaveLength(1)
+      expect([addresses(rtnl), addresses(rtnl)]).toEqual([
+        [1, 7],
+        [1, 7],
+      ])
+      expect(socket.sent).toHaveLength(1)
+      expect(rtnl.counters.dumps).toBe(1)
+      rtnl.forget()
+      expect(addresses(rtnl)).toEqual([2, 7])
+    })
+
+    it('is no answer to another question', () => {
+      const { socket, rtnl } = ahead()
+      rtnl.dump(dumpNeighbours({ family: 4, index: 5 }))
+      expect(socket.sent).toHaveLength(2)
+    })
+
+    it('does not outlive a write', () => {
+      const { rtnl } = ahead()
+      rtnl.execute(write(1))
+      expect(addresses(rtnl)).toEqual([3, 7])
+    })
+
+    it.each([
+      { what: 'interrupted', answer: (m: NetlinkMessage) => [[entry(m, 1, DUMP_INTR | 2), done(m)]] },
+      { what: 'refused', answer: (m: NetlinkMessage) => [[acknowledge(m, EINVAL)]] },
+      { what: 'broken off', answer: (m: NetlinkMessage) => [[entry(m, 1)], ENOBUFS] },
+    ])('and $what is asked for when it is needed', ({ answer }) => {
+      const socket = rounds(answer, (m) => [[entry(m, 3)], [done(m)]])
+      const rtnl = new Rtnl(socket)
+      rtnl.readAhead([request])
+      expect(addresses(rtnl)).toEqual([3])
+    })
+  })
+
   it('of a routing table that does not exist yet is empty', () => {
     for (const answer of [acknowledge, done]) {
       const socket = rounds((m) => [[answer(m, ENOENT)]])

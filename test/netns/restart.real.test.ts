@@ -22,6 +22,7 @@ import {
   waitFor,
 } from './lab.ts'
 import type { Pod } from './pod.ts'
+import { startProxy } from './proxy.ts'
 import { ruled, settled } from './settled.ts'
 import { kernelState } from './state.ts'
 
@@ -179,6 +180,34 @@ describe('two nodes with pods, and peers that exist in etcd only', () => {
     expect(await pods[0].namespace.ping(pods[1].address, 3)).toBe(true)
     await node.ipBatch(['route del 198.51.100.0/24'])
     await node.ip(`route del ${at(right)}/24`).catch(() => undefined)
+  })
+
+  test('what is changed while etcd makes its list of leases is right at READY=1, too', async () => {
+    await one.stop()
+    const node = one.namespace
+    const target = { host: lab.outside, port: 2379 }
+    const proxy = await startProxy(lab.switch, { host: lab.outside, port: 4001 }, target)
+    lab.onClose(() => proxy.close())
+    // The config is shorter than that, the list longer.
+    await proxy.set({ toClient: { kind: 'stall', after: 1500 } })
+    one = await lab.daemon(1, { args: ['-ip-masq', '-etcd-endpoints', `http://${lab.outside}:4001`] })
+    await waitFor(async () => (await proxy.stats()).held > 0, { what: 'the list to be on its way' })
+    await one.waitLog(/Found network config/)
+    const [first, second, third] = peers.map(({ key, mac }) => ({ at: key.split('-')[0] ?? '', mac }))
+    await node.ipBatch([
+      `route del ${first?.at}/21 dev flannel.1`,
+      `neigh replace ${second?.at} lladdr 02:00:00:00:0d:ad dev flannel.1 nud reachable`,
+    ])
+    await node.bridge(`fdb replace ${third?.mac} dev flannel.1 dst 10.200.201.201 self permanent`)
+    const expected = { leases: await lab.etcd.leases(), own: one.leaseKey(), local: lab.address(1) }
+    expect((await differences(node, expected)).length).toBeGreaterThanOrEqual(3)
+    await proxy.set({ toClient: { kind: 'pass' } })
+    await one.waitReady()
+    expect(await differences(node, expected)).toEqual([])
+    await proxy.close()
+    await one.stop()
+    one = await start(1)
+    await one.waitReady()
   })
 
   test('without its lease in etcd, the subnet of the last run is leased again', async () => {

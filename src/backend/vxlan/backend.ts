@@ -1,9 +1,11 @@
 import type { MacAddress } from '../../ip.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Backend, BackendContext } from '../backend.ts'
+import { ROUTE_DUMPS } from '../routes.ts'
 import { parseVxlanConfig } from './config.ts'
 import { findDevice } from './device.ts'
 import { VxlanNetwork } from './network.ts'
+import { dumpsOf } from './tables.ts'
 import { vtepMac } from './vtep.ts'
 
 /** Throws a BackendError for options that are no good, a DeviceError when the device's name is somebody else's. */
@@ -13,9 +15,11 @@ export function openBackend(context: BackendContext): Backend {
   log.info(`VXLAN config: VNI=${vni} Port=${port} GBP=${gbp} DirectRouting=${directRouting}`)
   const name = `flannel.${vni}`
   // What an earlier run left is kept, so that peers need learn nothing; what the lease says they know already.
-  const mac = findDevice(rtnl, name)?.mac ?? randomMac()
+  const device = findDevice(rtnl, name)
+  const mac = device?.mac ?? randomMac()
   return {
     device: name,
+    left: device && { device: device.index, tables: [...dumpsOf(device.index), ...ROUTE_DUMPS] },
     attributes: (own) => ({
       publicIP: underlay.publicIP,
       backendType: 'vxlan',

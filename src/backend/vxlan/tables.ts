@@ -10,6 +10,11 @@ import type { Surprised } from '../model.ts'
 import type { TableKey } from '../operations.ts'
 import type { Links, WantedFdbEntry, WantedNeighbour } from './desired.ts'
 
+/** What `Tables.load` reads, of the device with that index. */
+export function dumpsOf(index: number) {
+  return [dumpNeighbours({ family: 4, index }), dumpFdb({ index })] as const
+}
+
 /**
  * The kernel's neighbours and FDB entries of one VXLAN network, each as a DeltaTracker that holds only what is ours: all on
  * `flannel.<VNI>` that are permanent, since the device is ours alone. Its routes are `PeerRoutes`' business.
@@ -24,14 +29,14 @@ export class Tables {
 
   /** Reads both tables whole and tells of the keys that were not as believed. Throws NetlinkError. */
   load(rtnl: Rtnl, links: Links, surprised: Surprised): void {
-    const index = links.device
+    const [dumpNeighbours, dumpFdb] = dumpsOf(links.device)
     const neighbours = this.neighbours.holdExactly((begin) => {
       const ours = (n: Neighbour): boolean => this.#ownsNeighbour(n, links)
-      rtnl.each(dumpNeighbours({ family: 4, index }), () => passing(ours, begin()))
+      rtnl.each(dumpNeighbours, () => passing(ours, begin()))
     }, neighbourKey)
     for (const key of neighbours) surprised({ table: 'neighbour', key })
     const fdb = this.fdb.holdExactly((begin) => {
-      rtnl.each(dumpFdb({ index }), () => passing((f) => ownsFdbEntry(f, links), begin()))
+      rtnl.each(dumpFdb, () => passing((f) => ownsFdbEntry(f, links), begin()))
     }, fdbKey)
     for (const key of fdb) surprised({ table: 'fdb', key })
   }
