@@ -37,6 +37,9 @@ const LAST_SEQUENCE = 0xffffffff - CHUNK
 /** A table that changes all the time interrupts dumps; after this many the answer is "cannot tell". */
 const DUMP_ATTEMPTS = 10
 
+/** Bytes of dumps that are made ahead: 65,000 peers are 22 MB, and a machine may have a million routes of others. */
+const MAX_AHEAD = 64 << 20
+
 /** Errors of the socket in a row before it is given up: each loss of datagrams is reported once. */
 const MAX_RECEIVE_ERRORS = 8
 
@@ -64,13 +67,15 @@ export class Rtnl {
   readonly counters: RtnlCounters = { batches: 0, requests: 0, dumps: 0, errors: 0 }
   readonly #socket: NetlinkSocket
   readonly #trace: Tracing
+  readonly #maxAhead: number
   /** By the request's own bytes. */
   readonly #ahead = new Map<string, Ahead>()
   #sequence = 0
 
-  constructor(socket: NetlinkSocket, options: { readonly trace?: Tracing } = {}) {
+  constructor(socket: NetlinkSocket, options: { readonly trace?: Tracing; readonly maxAhead?: number } = {}) {
     this.#socket = socket
     this.#trace = options.trace ?? noTrace
+    this.#maxAhead = options.maxAhead ?? MAX_AHEAD
   }
 
   /** The notifications of what is done here carry it. */
@@ -122,7 +127,7 @@ export class Rtnl {
   each<T>(request: DumpRequest<T>, begin: Begin<T>): void {
     const ahead = this.#ahead.size > 0 ? this.#ahead.get(keyOf(request)) : undefined
     if (ahead !== undefined) {
-      this.#dumpOnce(request, begin(), (take) => answered(ahead.datagrams, ahead.sequence, take))
+      this.#dumpOnce(request, begin(), (take) => takeMessages(ahead.datagrams, ahead.sequence, take))
       return
     }
     for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
@@ -137,12 +142,17 @@ export class Rtnl {
    * A table that cannot be dumped is left for later.
    */
   readAhead(requests: readonly DumpRequest<unknown>[]): void {
+    let room = this.#maxAhead
     for (const request of requests) {
       const datagrams: Uint8Array[] = []
+      const keep = (datagram: Uint8Array): void => {
+        room -= datagram.length
+        if (room >= 0) datagrams.push(datagram.slice())
+      }
       const unread = { ...request, decode: () => undefined }
       try {
-        const whole = this.#dumpOnce(unread, ignore, (take) => this.#askDump(request, take, datagrams))
-        if (whole) this.#ahead.set(keyOf(request), { sequence: this.#sequence, datagrams })
+        const whole = this.#dumpOnce(unread, ignore, (take) => this.#askDump(request, take, keep))
+        if (whole && room >= 0) this.#ahead.set(keyOf(request), { sequence: this.#sequence, datagrams })
       } catch (error) {
         asNetlinkError(error)
       }
@@ -258,19 +268,19 @@ export class Rtnl {
     return !interrupted
   }
 
-  #askDump(request: NetlinkRequest, take: TakeMessage, keep?: Uint8Array[]): void {
+  #askDump(request: NetlinkRequest, take: TakeMessage, keep?: Keep): void {
     this.counters.dumps++
     this.#ask(request, take, keep)
   }
 
   /** Sends a question, and takes the messages of its answer until `take` says that it was the last. Returns whether it did. */
-  #ask(request: NetlinkRequest, take: TakeMessage, keep?: Uint8Array[]): boolean {
+  #ask(request: NetlinkRequest, take: TakeMessage, keep?: Keep): boolean {
     const sequence = this.#nextSequence()
     writer.reset()
     if (!write(request, sequence)) throw tooLong(request)
     try {
       this.#send(chunk.subarray(0, writer.length))
-      return answered(this.#received(keep), sequence, take)
+      return takeMessages(this.#received(keep), sequence, take)
     } catch (error) {
       const { errno, kernelMessage } = asNetlinkError(error)
       // The kernel takes no further dump before this one is read to its end.
@@ -279,9 +289,9 @@ export class Rtnl {
     }
   }
 
-  *#received(keep: Uint8Array[] | undefined): Generator<Uint8Array> {
+  *#received(keep: Keep | undefined): Generator<Uint8Array> {
     for (let datagram = this.#receive(); datagram !== undefined; datagram = this.#receive()) {
-      keep?.push(datagram.slice())
+      keep?.(datagram)
       yield datagram
     }
   }
@@ -323,11 +333,13 @@ export class Rtnl {
 
 /** Takes a message of an answer, and returns whether it was the last. */
 type TakeMessage = (message: MessageReader) => boolean
+/** Is shown a datagram before it is read. */
+type Keep = (datagram: Uint8Array) => void
 
 const ignore = (): void => undefined
 
 /** Hands over the messages with that sequence number until `take` says that it was the last. Returns whether it did. */
-function answered(datagrams: Iterable<Uint8Array>, sequence: number, take: TakeMessage): boolean {
+function takeMessages(datagrams: Iterable<Uint8Array>, sequence: number, take: TakeMessage): boolean {
   for (const datagram of datagrams) {
     for (const message = new MessageReader(datagram); message.next(); ) {
       // What is left of an earlier exchange that broke off has another number.

@@ -306,6 +306,16 @@ describe('a dump', () => {
       expect(socket.sent).toHaveLength(2)
     })
 
+    it('is not kept when it is longer than it is worth', () => {
+      const socket = rounds(
+        (m) => [[entry(m, 1)], [entry(m, 2)], [done(m)]],
+        (m) => [[entry(m, 3)], [done(m)]],
+      )
+      const rtnl = new Rtnl(socket, { maxAhead: 100 })
+      rtnl.readAhead([request])
+      expect(addresses(rtnl)).toEqual([3])
+    })
+
     it('does not outlive a write', () => {
       const { rtnl } = ahead()
       rtnl.execute(write(1))
