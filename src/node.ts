@@ -78,17 +78,17 @@ export class Node {
       forward: options.forwardRules,
     }
     const from = this.#begin(start.list)
-    // READY=1 goes out first: starting iptables takes longer than all that comes before it, and may wait for its lock.
-    const walled = clock.sleep(0, signal).then(() => firewall.start(policy, start.previous, signal))
+    // READY=1 goes out first, in this turn: starting iptables takes longer than all that comes before it, and may wait for its lock.
+    const soon = clock.sleep(0, signal)
     const tasks = [
       this.#getReady(signal).then(() => this.#probePeers(signal)),
-      keeper.run(signal),
-      configWatch.run(signal),
-      this.#follow(signal, from),
-      network.run(signal),
-      underlay.run(signal),
-      walled.then(() => firewall.run(signal)),
-      this.#tellStatus(signal),
+      soon.then(() => keeper.run(signal)),
+      soon.then(() => configWatch.run(signal)),
+      soon.then(() => this.#follow(signal, from)),
+      soon.then(() => network.run(signal)),
+      soon.then(() => underlay.run(signal)),
+      soon.then(() => firewall.start(policy, start.previous, signal)).then(() => firewall.run(signal)),
+      soon.then(() => this.#tellStatus(signal)),
       systemd.watchdog({ healthy: () => view.health().alive, pid: process.pid, signal }),
     ]
     try {
