@@ -11,6 +11,7 @@
  * the environment (process exit, worker.terminate()).
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <link.h>
 #include <malloc.h>
 #include <sys/mman.h>
@@ -343,9 +344,19 @@ static int drop_text(struct dl_phdr_info *object, size_t size, void *done) {
   return 1; /* the first object is the program; its libraries stay */
 }
 
-/* trim(): what malloc holds free, and what only a start runs, goes back to the kernel. */
+/* v8::Isolate::LowMemoryNotification (v8-isolate.h) collects all that is garbage, and shrinks the young generation. Node-API has
+ * no call for it; a Node without these names of C++ collects as it sees fit. */
+static void collect_garbage(void) {
+  void *(*current)(void) = (void *(*)(void))dlsym(RTLD_DEFAULT, "_ZN2v87Isolate10GetCurrentEv");
+  void (*low_memory)(void *) = (void (*)(void *))dlsym(RTLD_DEFAULT, "_ZN2v87Isolate21LowMemoryNotificationEv");
+  void *isolate = current ? current() : NULL;
+  if (isolate && low_memory) low_memory(isolate);
+}
+
+/* trim(): garbage, what malloc holds free, and what only a start runs, goes back to the kernel. */
 static napi_value trim(napi_env env, napi_callback_info info) {
   (void)info;
+  collect_garbage();
   malloc_trim(0);
   dl_iterate_phdr(drop_text, NULL);
   return result(env, 0);

@@ -12,7 +12,7 @@ export class Memory {
   #used = BURST
   #timer: NodeJS.Timeout | undefined
 
-  /** `trim` gives what malloc holds free back to the kernel. */
+  /** `trim` collects garbage and gives what is free back to the kernel. */
   constructor(trim: () => void) {
     this.#trim = trim
   }
@@ -22,7 +22,7 @@ export class Memory {
     this.#used += count
     if (this.#used < BURST) return
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => void this.#release(), QUIET)
+    this.#timer = setTimeout(() => this.#release(), QUIET)
     this.#timer.unref()
   }
 
@@ -30,18 +30,8 @@ export class Memory {
     clearTimeout(this.#timer)
   }
 
-  async #release(): Promise<void> {
+  #release(): void {
     this.#used = 0
-    const [{ setFlagsFromString }, { runInNewContext }] = await Promise.all([
-      import('node:v8'),
-      import('node:vm'),
-    ])
-    setFlagsFromString('--expose-gc')
-    // A context made after the flag was set has the function; the program's own is not touched. Collecting as V8 does
-    // when memory is short also shrinks the young generation.
-    const gc: (options: { readonly type: 'major'; readonly flavor: 'last-resort' }) => void =
-      runInNewContext('gc')
-    gc({ type: 'major', flavor: 'last-resort' })
     this.#trim()
   }
 }

@@ -268,7 +268,7 @@ export function notify(address: string, message: string, addon: Addon = loadAddo
 
 let loaded: Addon | undefined
 
-/** Gives back to the kernel what malloc holds free, and the pages of Node's own code that nothing has run lately. */
+/** Collects garbage, and gives back to the kernel what malloc holds free and the pages of Node's own code. */
 export function trim(addon: Addon = loadAddon()): void {
   addon.trim()
 }

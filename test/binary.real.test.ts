@@ -38,10 +38,16 @@ describe('the single executable', () => {
       const { cachedDataRejected } = new (require('node:vm').Script)(bundle, { cachedData })
       process.stdout.write(String(cachedDataRejected))`
     // With the flags that both forms are started with, since V8 compares flags.
-    const flags = readFileSync(join(REPOSITORY, 'bin/flanneld'), 'utf8').match(/ --[a-z-]+=\d+/g) ?? []
-    const args = [...flags.map((flag) => flag.trim()), '-e', script]
+    const flags = readFileSync(join(REPOSITORY, 'bin/flanneld'), 'utf8').match(/--[a-z-]+=\d+/g) ?? []
+    const args = [...flags, '-e', script]
     const { stdout } = spawnSync(process.execPath, args, { cwd: REPOSITORY, encoding: 'utf8' })
     expect(stdout).toBe('false')
+  })
+
+  it('has it where V8 need not copy it', () => {
+    const at = readFileSync(binary).indexOf(readFileSync(join(REPOSITORY, 'dist/flanneld.cache')))
+    expect(at).toBeGreaterThan(0)
+    expect(at % 8).toBe(0)
   })
 
   it('is the same bytes when it is built again', () => {

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
-import { loadAddon, NativeError, NativeSocket, notify, openNetlinkSocket } from '../../src/native.ts'
+import { loadAddon, NativeError, NativeSocket, notify, openNetlinkSocket, trim } from '../../src/native.ts'
 import {
   NETLINK_ADD_MEMBERSHIP,
   NETLINK_ROUTE,
@@ -54,6 +54,13 @@ describe.each([
     onTestFinished(() => socket.close())
     return socket
   }
+
+  it('collects garbage when it trims', async () => {
+    const reference = new WeakRef({ of: 'no use' })
+    await nextTurn()
+    trim(addon)
+    expect(reference.deref()).toBeUndefined()
+  })
 
   it('asks the kernel and receives its answer', () => {
     const socket = open()
