@@ -3,9 +3,6 @@
  * flanneld is measured in the same run, turn by turn. Times come from outside of the daemon: sd_notify datagrams and the
  * kernel's own notifications.
  *
- * Before that, every program is put out of the page cache: one that was just written lies there in larger pages than one that was read
- * because it runs, and is a megabyte or twenty larger for it.
- *
  * BENCH_PEERS, BENCH_NODES, BENCH_ROUNDS, BENCH_STARTS, BENCH_STORMS, BENCH_EVENTS, BENCH_HUGE, BENCH_IDLE_SECONDS choose
  * sizes, BENCH_ONLY names the parts to run. BENCH_PRIORITY=1 gives all of it real-time priority, so that other work on the
  * machine counts less. Prints a Markdown table, writes out/bench.json with every single value, and, when every part ran beside
@@ -39,11 +36,7 @@ async function main(): Promise<void> {
   if (priority) await run(['chrt', '-r', '-a', '-p', '10', String(process.pid)])
   const report = new Report()
   let failed = false
-  for (const { label, binary } of subjects()) {
-    process.stderr.write(`${label}: ${binary}\n`)
-    await run(['sync', binary])
-    await run(['dd', `if=${binary}`, 'iflag=nocache', 'count=0', 'status=none'])
-  }
+  for (const { label, binary } of subjects()) process.stderr.write(`${label}: ${binary}\n`)
   for (const [name, part] of Object.entries(PARTS)) {
     if (only !== undefined && !only.includes(name)) continue
     process.stderr.write(`measuring: ${name}\n`)

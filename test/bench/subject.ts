@@ -18,7 +18,7 @@ export const CONFIG = {
 
 /** Ours as it is released, one executable (FLANNELD for another build of it), and FLANNEL_PEER when that is set. */
 export function subjects(): readonly Subject[] {
-  const ours = { label: 'flanneld', binary: process.env.FLANNELD ?? join(REPOSITORY, 'out/flanneld') }
+  const ours = { label: 'flanneld', binary: process.env.FLANNELD ?? join(REPOSITORY, 'out/bench/flanneld') }
   const { FLANNEL_PEER: peer } = process.env
   return peer ? [ours, { label: 'peer', binary: peer }] : [ours]
 }
