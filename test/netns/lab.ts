@@ -122,11 +122,14 @@ export class Lab {
     return Namespace.create(name)
   }
 
-  /** A folder in memory, as `/run` is on a node, where there is one; removed with the lab. */
+  /**
+   * A folder to be made, in memory where there is such a place, as `/run` is on a node. It goes with the lab, and so does what lies
+   * beside it.
+   */
   memoryFolder(): string {
     const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'flannel-lab-'))
     this.#guard.add('folder', folder)
-    return folder
+    return join(folder, 'run')
   }
 
   /** Starts etcd in the switch. */
