@@ -158,7 +158,7 @@ async function startAndRun({
     const monitor = openMonitor(rtnl, listeners, trace)
     seen.monitor = monitor
     closing.push(() => monitor.close())
-    if (backend.left !== undefined) readAhead(rtnl, backend.left, listeners)
+    if (asked !== undefined && backend.left !== undefined) readAhead(rtnl, backend.left, listeners)
 
     view.phase = 'acquiring a lease'
     systemd.status('acquiring a subnet lease')
