@@ -59,7 +59,8 @@ demo: setup-demo build
 	@$(AS_ROOT) node test/demo.ts
 
 # FLANNEL_PEER=/path/to/another/flanneld measures side by side and, when all of it ran, rewrites the figures and plots of
-# docs/performance.md: a quarter of an hour. Ours is the executable, as it is released; FLANNELD names another build of it. BENCH_ONLY="start cold" chooses parts, BENCH_PEERS="100 1000" sizes.
+# docs/performance.md: a quarter of an hour. Ours is the executable, as it is released; FLANNELD names another build of it.
+# BENCH_ONLY="start cold" chooses parts, BENCH_PEERS="100 1000" sizes.
 bench: setup-bench build
 	node scripts/binary.ts
 	# As an installation does it: what was just linked lies in the page cache in larger pieces, and shows 17 MB more.

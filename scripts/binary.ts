@@ -57,7 +57,9 @@ export function buildBinary(architecture: Architecture, target: string): void {
   }
   assemble()
   // V8 copies a cache that is not aligned as a pointer is: half a millisecond of a start. The main script comes before it.
-  const misalignment = readFileSync(executable).indexOf(readFileSync(cache)) % POINTER
+  const position = readFileSync(executable).indexOf(readFileSync(cache))
+  if (position < 0) throw new Error(`${executable} does not hold the code cache that was put into it`)
+  const misalignment = position % POINTER
   if (misalignment !== 0) {
     appendFileSync(join(parts, 'start.cjs'), '\n'.repeat(POINTER - misalignment))
     assemble()

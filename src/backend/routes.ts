@@ -43,8 +43,10 @@ export const PLAIN_ROUTES = 1024
 /** How many go back to plain routes with each peer that leaves: all at once would have those that leave next wait 20 ms. */
 const PLAIN_AGAIN = 4
 
+const NEXTHOP_DUMP = dumpNexthops({})
+const ROUTE_DUMP = dumpRoutes({ table: RT_TABLE_MAIN })
 /** What `PeerRoutes.load` reads. */
-export const ROUTE_DUMPS = [dumpNexthops({}), dumpRoutes({ table: RT_TABLE_MAIN })] as const
+export const ROUTE_DUMPS = [NEXTHOP_DUMP, ROUTE_DUMP] as const
 
 /** How a peer's subnet is reached. */
 export interface Path {
@@ -335,11 +337,11 @@ export class PeerRoutes {
 
   #readNexthops(begin: Begin<Nexthop>): void {
     const ours = (nexthop: Nexthop): boolean => this.#ownsNexthop(nexthop)
-    this.#options.rtnl.each(ROUTE_DUMPS[0], () => passing(ours, begin()))
+    this.#options.rtnl.each(NEXTHOP_DUMP, () => passing(ours, begin()))
   }
 
   #readRoutes(begin: Begin<Route>): void {
-    this.#options.rtnl.each(ROUTE_DUMPS[1], () => {
+    this.#options.rtnl.each(ROUTE_DUMP, () => {
       this.#connected.clear()
       this.#others.clear()
       const take = begin()

@@ -29,14 +29,14 @@ export class Tables {
 
   /** Reads both tables whole and tells of the keys that were not as believed. Throws NetlinkError. */
   load(rtnl: Rtnl, links: Links, surprised: Surprised): void {
-    const [dumpNeighbours, dumpFdb] = dumpsOf(links.device)
+    const [neighbourDump, fdbDump] = dumpsOf(links.device)
     const neighbours = this.neighbours.holdExactly((begin) => {
       const ours = (n: Neighbour): boolean => this.#ownsNeighbour(n, links)
-      rtnl.each(dumpNeighbours, () => passing(ours, begin()))
+      rtnl.each(neighbourDump, () => passing(ours, begin()))
     }, neighbourKey)
     for (const key of neighbours) surprised({ table: 'neighbour', key })
     const fdb = this.fdb.holdExactly((begin) => {
-      rtnl.each(dumpFdb, () => passing((f) => ownsFdbEntry(f, links), begin()))
+      rtnl.each(fdbDump, () => passing((f) => ownsFdbEntry(f, links), begin()))
     }, fdbKey)
     for (const key of fdb) surprised({ table: 'fdb', key })
   }

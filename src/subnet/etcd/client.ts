@@ -242,7 +242,8 @@ export class EtcdClient {
       if (request.longInMaking !== true) doubt?.expect(begun)
       let limit = this.#timeoutMs
       try {
-        const { status, header } = await exchange.head(limit)
+        const head = await exchange.head(limit)
+        const { status, header } = head
         onHead(begun)
         // etcd has begun to wait, and may do so for long.
         if (request.longPoll === true && status === 200) doubt?.settle()
@@ -250,7 +251,7 @@ export class EtcdClient {
         if (status < 300 || status >= 400) {
           limit = request.bodyTimeoutMs ?? limit
           const onProgress = (): void => doubt?.expect()
-          const answer = await readAnswer(call, { status, header }, () =>
+          const answer = await readAnswer(call, head, () =>
             exchange.body({ ms: limit, limit: MAX_ANSWER_LENGTH, onProgress }),
           )
           // What a gateway says of an etcd that is away may be an answer to a long poll, but is none of etcd's.
