@@ -88,6 +88,9 @@ describe('two nodes with pods, and peers that exist in etcd only', () => {
   )
 
   test('a restart writes nothing to the kernel: no entry is deleted, and none is made anew', async () => {
+    // The kernel tells of a link-local address once more when a second has passed in which nobody else claimed it.
+    const addresses = (): Promise<string> => one.namespace.ip('-6 address show dev flannel.1')
+    await waitFor(async () => !(await addresses()).includes('tentative'), { what: 'the link-local address' })
     const before = await stateOf(one)
     const monitor = await startMonitor(one.namespace, 'link address route neigh nexthop')
     await lab.observer.watch(one.namespace.name)

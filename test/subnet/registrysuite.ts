@@ -293,6 +293,8 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
       const { results, done } = watching()
       await until('the snapshot', () => results.length === 1)
       for (const writes of [1, 60]) {
+        log.lines.length = 0
+        results.length = 0
         await store.stop()
         await until('the failure is noticed', () => log.matching(/^error Watch subnets: /).length > 0)
         store.wipe()
@@ -305,8 +307,6 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
         await until('the lease', () =>
           results.some((result) => (result.kind === 'snapshot' ? result.leases : result.events).length > 0),
         )
-        log.lines.length = 0
-        results.length = 0
       }
       stop.abort()
       await done
