@@ -33,9 +33,13 @@ export class DeltaTracker<K, E, W extends E = E> {
   readonly #rows = new Map<K, TrackedRow<K, E, W>>()
   /** The rows that differ, and some that no longer do. A walk goes on with the list that it began with. */
   #listed: TrackedRow<K, E, W>[] = []
+  /** Of the list, in its rows: another one needs no look at those that were in it. */
+  #list = 1
   #differing = 0
   #wanted = 0
   #held = 0
+  /** Entries of a dump that is being read, or that broke off. */
+  #shown = 0
 
   constructor(same: (a: E, b: E) => boolean) {
     this.#same = same
@@ -84,8 +88,10 @@ export class DeltaTracker<K, E, W extends E = E> {
    */
   holdExactly(read: (begin: () => (entry: E) => void) => void, keyOf: (entry: E) => K): K[] {
     read(() => {
-      for (const row of this.#rows.values()) row.shown = undefined
+      if (this.#shown > 0) for (const row of this.#rows.values()) row.shown = undefined
+      this.#shown = 0
       return (entry) => {
+        this.#shown++
         const row = this.#row(keyOf(entry))
         const { wanted } = row
         // An entry that is as wanted need not outlive its look: there may be thousands.
@@ -94,6 +100,8 @@ export class DeltaTracker<K, E, W extends E = E> {
     })
     // Only now it is known that nothing interrupted the dump, or refused it.
     const surprising: K[] = []
+    if (this.#shown === 0 && this.#held === 0 && this.#rows.size === this.#wanted) return surprising
+    this.#shown = 0
     for (const row of this.#rows.values()) {
       const { key, wanted, held, shown } = row
       row.shown = undefined
@@ -119,10 +127,12 @@ export class DeltaTracker<K, E, W extends E = E> {
   }
 
   *missing(): Generator<MissingRow<K, E, W>> {
+    this.#sweep()
     for (const row of this.#listed) if (isMissing(row)) yield row
   }
 
   *extra(): Generator<ExtraRow<K, E, W>> {
+    this.#sweep()
     for (const row of this.#listed) if (isExtra(row)) yield row
   }
 
@@ -137,7 +147,7 @@ export class DeltaTracker<K, E, W extends E = E> {
   #row(key: K): TrackedRow<K, E, W> {
     let row = this.#rows.get(key)
     if (row === undefined) {
-      row = { key, wanted: undefined, held: undefined, shown: undefined, differs: false, listed: false }
+      row = { key, wanted: undefined, held: undefined, shown: undefined, differs: false, list: 0 }
       this.#rows.set(key, row)
     }
     return row
@@ -162,22 +172,27 @@ export class DeltaTracker<K, E, W extends E = E> {
     if (same !== row.differs) return
     row.differs = !same
     if (same) {
-      this.#differing--
-      if (this.#differing === 0 || this.#listed.length > 2 * this.#differing + SETTLED) this.#sweep()
+      if (--this.#differing === 0) this.#relist([])
       return
     }
     this.#differing++
-    if (!row.listed) this.#listed.push(row)
-    row.listed = true
+    if (row.list !== this.#list) this.#listed.push(row)
+    row.list = this.#list
   }
 
   #sweep(): void {
-    for (const row of this.#listed) row.listed = row.differs
-    this.#listed = this.#differing === 0 ? [] : this.#listed.filter(({ differs }) => differs)
+    if (this.#listed.length > 2 * this.#differing + SETTLED)
+      this.#relist(this.#listed.filter(({ differs }) => differs))
+  }
+
+  #relist(rows: TrackedRow<K, E, W>[]): void {
+    this.#listed = rows
+    this.#list++
+    for (const row of rows) row.list = this.#list
   }
 }
 
-/** The list is swept once the rows that no longer differ outnumber those that do by this many. */
+/** A walk begins with a sweep once the rows that no longer differ outnumber those that do by this many. */
 const SETTLED = 1024
 
 interface TrackedRow<K, E, W extends E> extends Row<K, E, W> {
@@ -186,7 +201,8 @@ interface TrackedRow<K, E, W extends E> extends Row<K, E, W> {
   /** What the dump that is being read shows. */
   shown: E | undefined
   differs: boolean
-  listed: boolean
+  /** The number of the list that it was put into last. */
+  list: number
 }
 
 export function stateOf(row: Row<unknown, unknown>): EntryState {

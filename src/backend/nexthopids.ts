@@ -19,7 +19,7 @@ export function nexthopIdOf(
   prefix = NEXTHOP_ID_PREFIX,
 ): number | undefined {
   if (subnet.length !== subnetLen || subnetLen - network.length > 24) return undefined
-  return prefix + (subnet.address - network.address) / 2 ** (32 - subnetLen)
+  return prefix + ((subnet.address - network.address) >>> (32 - subnetLen))
 }
 
 export function isOurNexthopId(id: number): boolean {

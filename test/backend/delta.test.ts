@@ -15,6 +15,14 @@ const dump =
     for (const entries of attempts) entries.forEach(begin())
   }
 
+/** A dump that breaks off when it has shown this. */
+const failing =
+  (entry: number) =>
+  (begin: () => (entry: number) => void): void => {
+    begin()(entry)
+    throw new Error('EINTR')
+  }
+
 describe('DeltaTracker', () => {
   it('asks for what is wanted and not held', () => {
     const t = tracker()
@@ -77,11 +85,7 @@ describe('DeltaTracker', () => {
   it('believes nothing of a dump that fails, and is surprised by the next', () => {
     const t = tracker()
     t.hold('a', 1)
-    const failing = (begin: () => (entry: number) => void): void => {
-      begin()(2)
-      throw new Error('EINTR')
-    }
-    expect(() => t.holdExactly(failing, () => 'a')).toThrow('EINTR')
+    expect(() => t.holdExactly(failing(2), () => 'a')).toThrow('EINTR')
     expect(t.held('a')).toBe(1)
     expect(t.holdExactly(dump([2]), () => 'a')).toEqual(['a'])
   })
@@ -105,7 +109,7 @@ describe('DeltaTracker', () => {
 
   it('ends at the wanted state from any history, touching only keys that differ', () => {
     const step = fc.tuple(
-      fc.constantFrom('want', 'unwant', 'hold', 'lose', 'dump'),
+      fc.constantFrom('want', 'unwant', 'hold', 'lose', 'dump', 'empty dump', 'broken dump'),
       fc.constantFrom('a', 'b', 'c'),
       fc.nat(2),
     )
@@ -127,10 +131,12 @@ describe('DeltaTracker', () => {
           } else if (what === 'lose') {
             t.lose(key)
             held.delete(key)
+          } else if (what === 'broken dump') {
+            expect(() => t.holdExactly(failing(value), () => key)).toThrow('EINTR')
           } else {
-            t.holdExactly(dump([value]), () => key)
+            t.holdExactly(dump(what === 'dump' ? [value] : []), () => key)
             held.clear()
-            held.set(key, value)
+            if (what === 'dump') held.set(key, value)
           }
           const missing = [...wanted].filter(([k, v]) => held.get(k) !== v)
           const extra = [...held].filter(([k]) => !wanted.has(k))
