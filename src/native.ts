@@ -22,6 +22,7 @@ interface Addon {
   close(handle: object): void
   notify(address: Uint8Array, message: Uint8Array): number
   trim(): number
+  setV8Flags(text: Uint8Array): void
   tunnelCreate(): object | number
   tunnelOpenDevice(handle: object, name: string, own: number): string | number
   tunnelBind(handle: object, address: number, port: number): number
@@ -271,6 +272,11 @@ let loaded: Addon | undefined
 /** Collects garbage, and gives back to the kernel what malloc holds free and the pages of Node's own code. */
 export function trim(addon: Addon = loadAddon()): void {
   addon.trim()
+}
+
+/** Sets flags of V8 while it runs, such as `--no-turbofan`; one that it does not know makes it complain on stderr, no more. */
+export function setV8Flags(flags: string, addon: Addon = loadAddon()): void {
+  addon.setV8Flags(Buffer.from(flags))
 }
 
 /**

@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
+import { COMPILE_LESS } from '../../src/main.ts'
 import { loadAddon, NativeError, NativeSocket, notify, openNetlinkSocket, trim } from '../../src/native.ts'
 import {
   NETLINK_ADD_MEMBERSHIP,
@@ -60,6 +61,23 @@ describe.each([
     await nextTurn()
     trim(addon)
     expect(reference.deref()).toBeUndefined()
+  })
+
+  it.each([
+    { flags: '', compiler: 'TurboFan', bits: 0b10 },
+    { flags: COMPILE_LESS, compiler: 'Maglev', bits: 0b01 },
+  ])('sets flags of V8: with "$flags" the best compiler is $compiler', ({ flags, bits }) => {
+    const script = `
+      const { setV8Flags } = process.getBuiltinModule('node:module').createRequire('/')(process.argv[1])
+      setV8Flags(Buffer.from(process.argv[2]))
+      const add = (a, b) => a + b
+      for (let i = 0; i < 1e7; i++) add(i, 1)
+      process.stdout.write(String((%GetOptimizationStatus(add) >> 5) & 3))`
+    const natives = ['--allow-natives-syntax', '--no-concurrent-recompilation']
+    const { stdout, stderr } = spawnSync(process.execPath, [...natives, '-e', script, path, flags], {
+      encoding: 'utf8',
+    })
+    expect({ bits: Number(stdout), stderr }).toEqual({ bits, stderr: '' })
   })
 
   it('asks the kernel and receives its answer', () => {
