@@ -12,7 +12,8 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <link.h>
+#include <inttypes.h>
+#include <limits.h>
 #include <malloc.h>
 #include <sys/mman.h>
 #include "addon.h"
@@ -329,19 +330,26 @@ static napi_value notify(napi_env env, napi_callback_info info) {
   return result(env, error);
 }
 
-/* Code of the program itself is clean and comes back from the page cache when it is run again. */
-static int drop_text(struct dl_phdr_info *object, size_t size, void *done) {
-  (void)size;
-  (void)done;
-  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-  for (int i = 0; i < object->dlpi_phnum; i++) {
-    const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
-    if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_X) || (segment->p_flags & PF_W)) continue;
-    const uintptr_t start = (object->dlpi_addr + segment->p_vaddr + page - 1) & ~(page - 1);
-    const uintptr_t end = (object->dlpi_addr + segment->p_vaddr + segment->p_filesz) & ~(page - 1);
-    if (end > start) madvise((void *)start, end - start, MADV_DONTNEED);
+/* Code of the program itself is clean and comes back from the page cache when it is run again. Only what its file backs:
+ * with --use-largepages Node moves its code into memory of its own. */
+static void drop_text(void) {
+  char program[PATH_MAX];
+  ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+  FILE *maps = length > 0 ? fopen("/proc/self/maps", "re") : NULL;
+  if (!maps) return;
+  program[length] = '\0';
+  char *line = NULL;
+  size_t size = 0;
+  while (getline(&line, &size, maps) > 0) {
+    uintptr_t start, end;
+    int path = 0;
+    line[strcspn(line, "\n")] = '\0';
+    if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " r-xp %*s %*s %*s %n", &start, &end, &path) == 2 && path > 0 &&
+        strcmp(line + path, program) == 0)
+      madvise((void *)start, end - start, MADV_DONTNEED);
   }
-  return 1; /* the first object is the program; its libraries stay */
+  free(line);
+  fclose(maps);
 }
 
 /* v8::Isolate::LowMemoryNotification (v8-isolate.h) collects all that is garbage, and shrinks the young generation. Node-API has
@@ -358,7 +366,7 @@ static napi_value trim(napi_env env, napi_callback_info info) {
   (void)info;
   collect_garbage();
   malloc_trim(0);
-  dl_iterate_phdr(drop_text, NULL);
+  drop_text();
   return result(env, 0);
 }
 

@@ -13,7 +13,7 @@ import type { Logger } from './log.ts'
 import { systemRunner } from './masq/exec.ts'
 import { Firewall } from './masq/firewall.ts'
 import { Memory } from './memory.ts'
-import { NativeError, trim } from './native.ts'
+import { NativeError, setV8Flags, trim } from './native.ts'
 import { Rtnl } from './netlink/conn.ts'
 import {
   RTNLGRP_IPV4_IFADDR,
@@ -77,6 +77,15 @@ const KEEPER_ROUND = 180_000
 const CONTROL_SOCKET_AFTER = 1_000
 
 /**
+ * Of V8's compilers, the last is left out, and the one before it has more patience: what they would make faster in a start takes less
+ * time than they do, on the threads of a core that the start itself needs. Set while the program runs, since Node compiles its
+ * own modules anew when it starts with such flags. See docs/decisions/compilers.md.
+ */
+export const COMPILE_LESS = '--no-turbofan --invocation-count-for-maglev=1000'
+/** Before that, Node does not use Maglev. */
+const NODE_WITH_MAGLEV = 24
+
+/**
  * The life of one daemon: interface, config, lease, device, then everything at once until the signal fires. Rejects
  * with a FatalError when it cannot go on; whatever else fails is logged and tried again by the part it belongs to.
  */
@@ -99,6 +108,7 @@ async function startAndRun({
 }: DaemonParts): Promise<void> {
   const rtnl = new Rtnl(openRtnetlink(), { trace })
   const closing: (() => unknown)[] = [() => rtnl.close()]
+  if (Number.parseInt(process.versions.node, 10) >= NODE_WITH_MAGLEV) setV8Flags(COMPILE_LESS)
   const seen = view.parts
   seen.rtnl = rtnl
   const heart = (loop: string, busy: number): Heartbeat => {
@@ -277,11 +287,16 @@ function controlSocket({
 }: Pick<DaemonParts, 'options' | 'log' | 'clock' | 'view' | 'signal'>): () => Promise<void> {
   const { controlSocket: path } = options
   if (path === '') return async () => undefined
+  const closing = new AbortController()
+  const over = AbortSignal.any([signal, closing.signal])
   const opened = (async (): Promise<ControlSocket | undefined> => {
-    await clock.sleep(CONTROL_SOCKET_AFTER, AbortSignal.any([signal, view.ready]))
-    return signal.aborted ? undefined : await openControlSocket(path, view, log)
+    await clock.sleep(CONTROL_SOCKET_AFTER, AbortSignal.any([over, view.ready]))
+    return over.aborted ? undefined : await openControlSocket(path, view, log)
   })()
-  return async () => await (await opened)?.close()
+  return async () => {
+    closing.abort()
+    await (await opened)?.close()
+  }
 }
 
 /** The endpoints that were asked for; returns what closes them. Rejects with HealthEndpointError. */

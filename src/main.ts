@@ -3,7 +3,7 @@ import { systemClock } from './clock.ts'
 import { isCommand } from './commands/names.ts'
 import { FatalError, runDaemon } from './daemon.ts'
 import { type LeveledLogger, type Logger, openLog, StderrSink } from './log.ts'
-import { notify, setV8Flags } from './native.ts'
+import { notify } from './native.ts'
 import type { Tracing } from './netlink/trace.ts'
 import { type Options, parseOptions, Secret } from './options.ts'
 import { hideArguments, PasswordFileError, readPasswordFile } from './secrets.ts'
@@ -12,13 +12,6 @@ import { View } from './view.ts'
 
 /** Set by the build. */
 declare const VERSION: string | undefined
-
-/**
- * Of V8's compilers, the last is left out, and the one before it has more patience: what they would make faster in a start takes less
- * time than they do, on the threads of a core that the start itself needs. Set once the program is loaded, since Node
- * compiles its own modules anew when it starts with such flags. See docs/decisions/compilers.md.
- */
-export const COMPILE_LESS = '--no-turbofan --invocation-count-for-maglev=1000'
 
 /** The process: arguments in, exit status out. 0 stopped as asked, 1 cannot go on, 2 bad command line. */
 export async function run(): Promise<void> {
@@ -80,7 +73,6 @@ export async function run(): Promise<void> {
         'flanneld must run as root (it lacks CAP_NET_ADMIN): it makes devices, routes and rules',
       )
     }
-    setV8Flags(COMPILE_LESS)
     const trace = netlinkTrace(log, env)
     await runDaemon({
       options: withPassword(options, env, log),

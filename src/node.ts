@@ -175,7 +175,7 @@ export class Node {
     await this.#writeFiles(signal)
     if (signal.aborted) return
     await this.#parts.systemd.ready(signal)
-    this.#parts.view.becameReady()
+    if (!signal.aborted) this.#parts.view.becameReady()
   }
 
   /** Pings the peers, if that is wanted and can be; a start does not wait for it. */

@@ -35,8 +35,10 @@ export class Systemd {
   async ready(signal?: AbortSignal): Promise<void> {
     const retries = 50
     let failure = this.#notify('READY=1')
-    for (let i = 0; i < retries && failure?.code === 'EAGAIN' && !signal?.aborted; i++) {
+    for (let i = 0; i < retries && failure?.code === 'EAGAIN'; i++) {
       await this.#clock.sleep(100, signal)
+      // It has been told by now that the daemon stops.
+      if (signal?.aborted === true) return
       failure = this.#notify('READY=1')
     }
     if (failure !== undefined)

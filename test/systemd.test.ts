@@ -78,13 +78,14 @@ describe('a full socket', () => {
     expect(logged).toHaveLength(1)
   })
 
-  test('is given up when the daemon stops', async () => {
+  test('is given up when the daemon stops, and READY=1 does not follow STOPPING=1', async () => {
+    let calls = 0
     const send = (): void => {
-      throw failure('EAGAIN')
+      if (++calls < 3) throw failure('EAGAIN')
     }
-    const { systemd: s, slept, signal } = systemd({ NOTIFY_SOCKET: '/run/n' }, { send, turns: 2 })
+    const { systemd: s, logged, slept, signal } = systemd({ NOTIFY_SOCKET: '/run/n' }, { send, turns: 2 })
     await s.ready(signal)
-    expect(slept).toHaveLength(2)
+    expect([calls, slept.length, logged]).toEqual([2, 2, []])
   })
 })
 

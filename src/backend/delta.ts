@@ -176,7 +176,10 @@ export class DeltaTracker<K, E, W extends E = E> {
       return
     }
     this.#differing++
-    if (row.list !== this.#list) this.#listed.push(row)
+    if (row.list !== this.#list) {
+      this.#sweep()
+      this.#listed.push(row)
+    }
     row.list = this.#list
   }
 
@@ -192,7 +195,7 @@ export class DeltaTracker<K, E, W extends E = E> {
   }
 }
 
-/** A walk begins with a sweep once the rows that no longer differ outnumber those that do by this many. */
+/** The list is swept before it is walked, or grows, once the rows that no longer differ outnumber those that do by this many. */
 const SETTLED = 1024
 
 interface TrackedRow<K, E, W extends E> extends Row<K, E, W> {

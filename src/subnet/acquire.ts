@@ -202,9 +202,9 @@ class Attempt {
   #reuse(lease: Lease, others: readonly Lease[]): Promise<Lease | undefined> {
     const { registry, signal } = this.#options
     const { subnet, ttl, modifiedIndex: prevIndex } = lease
-    const attributes = this.#options.attributes(lease)
     // Once it is written over, it says what this node says.
     this.takenOver ||= !this.#isKnown(lease)
+    const attributes = this.#options.attributes(lease)
     const ip = formatIpv4(this.#publicIP)
     this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
     if (others.length > 0) {

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
-import { COMPILE_LESS } from '../../src/main.ts'
+import { COMPILE_LESS } from '../../src/daemon.ts'
 import { loadAddon, NativeError, NativeSocket, notify, openNetlinkSocket, trim } from '../../src/native.ts'
 import {
   NETLINK_ADD_MEMBERSHIP,
@@ -61,6 +61,15 @@ describe.each([
     await nextTurn()
     trim(addon)
     expect(reference.deref()).toBeUndefined()
+  })
+
+  it('leaves code alone that no file backs: Node with large pages lives on when it trims', () => {
+    const script = `
+      process.getBuiltinModule('node:module').createRequire('/')(process.argv[1]).trim()
+      process.stdout.write(process.getBuiltinModule('node:zlib').gzipSync('x').length > 0 ? 'alive' : '')`
+    const args = ['--use-largepages=silent', '-e', script, path]
+    const { status, stdout } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+    expect({ status, stdout }).toEqual({ status: 0, stdout: 'alive' })
   })
 
   it.each([

@@ -6,7 +6,7 @@ import { mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { complaints, expectOneLine, files, GOOD } from './complaints.ts'
-import { Lab, OURS, peerLeases, waitFor } from './lab.ts'
+import { Lab, OURS, peerLeases, REPOSITORY, waitFor } from './lab.ts'
 import { run } from './process.ts'
 import { startProxy } from './proxy.ts'
 
@@ -213,6 +213,20 @@ describe.concurrent('a daemon that cannot go on says why and ends', () => {
         ],
         exit: 1,
         says: ['must run as root', 'CAP_NET_ADMIN'],
+      },
+    ],
+    [
+      'an installation that lacks its addon',
+      {
+        binary: 'sh',
+        flags: (l) => [
+          '-c',
+          `mkdir -p "$0/dist" && cp -r ${REPOSITORY}/bin "$0" &&
+           cp ${REPOSITORY}/dist/start.cjs ${REPOSITORY}/dist/flanneld.* "$0/dist" && exec "$0/bin/flanneld" "$@"`,
+          ...[at('incomplete')(l), ...l.etcd.flags, '-iface', 'eth0'],
+        ],
+        exit: 1,
+        says: ['load the netlink addon', '/dist/flannel.node', 'run make build'],
       },
     ],
   ])('%s', async ([, { args, env, flags, binary, exit, says }]) => {

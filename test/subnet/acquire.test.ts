@@ -9,6 +9,7 @@ import {
 } from '../../src/subnet/acquire.ts'
 import { parseNetworkConfig } from '../../src/subnet/config.ts'
 import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
+import type { Lease, LeaseAttributes } from '../../src/subnet/lease.ts'
 import type { Registry } from '../../src/subnet/registry.ts'
 import { FakeEtcd } from '../fakes/etcd.ts'
 import {
@@ -209,6 +210,17 @@ describe('a lease this node has', () => {
   ])('%s', async (_, value, more, takenOver) => {
     put('10.5.9.0-24', value, 100)
     expect((await acquire(more)).takenOver).toBe(takenOver)
+  })
+
+  it('is the last that the attributes are asked for, whether it was known or not', async () => {
+    put('10.5.9.0-24', FOREIGN.replace('192.168.77.2', '192.168.77.1'), 100)
+    let last: Lease | undefined
+    const asked = (own: Lease | undefined): LeaseAttributes => {
+      last = own
+      return OWN
+    }
+    await acquire({ attributes: asked })
+    expect(last?.attributes.backendType).toBe('vxlan')
   })
 
   it('was perhaps taken over, too, when the answer to that was lost', async () => {

@@ -229,6 +229,23 @@ describe('a real etcd that asks for client certificates', () => {
   })
 })
 
+it('questions that come together share one agent', async () => {
+  const certificates = new Certificates()
+  try {
+    const { caFile, ...authority } = certificates.authority('ca')
+    const { certFile, keyFile } = certificates.issue('client', authority)
+    const log = new LogLines()
+    const tls = new TlsAgent({ caFile, certFile, keyFile }, log)
+    const [first, second] = await Promise.all([tls.agent(), tls.agent()])
+    expect(second).toBe(first)
+    expect(log.lines).toEqual([])
+    expect(await tls.agent()).toBe(first)
+    tls.close()
+  } finally {
+    certificates.remove()
+  }
+})
+
 it('no connection of before is kept, once the files were replaced and its last answer is there', async () => {
   const certificates = new Certificates()
   const { caFile, ...authority } = certificates.authority('ca')

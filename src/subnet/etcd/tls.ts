@@ -25,6 +25,8 @@ export class TlsAgent {
   readonly #files: TlsFiles
   readonly #log: Logger
   #agent: Agent | undefined
+  /** Requests that meet new files together share one agent. */
+  #making: Promise<Agent> | undefined
   #stamp = ''
   #complained = ''
 
@@ -48,6 +50,22 @@ export class TlsAgent {
   async agent(): Promise<Agent> {
     const stamp = this.#stampOf()
     if (this.#agent !== undefined && stamp === this.#stamp) return this.#agent
+    this.#making ??= this.#make(stamp).finally(() => {
+      this.#making = undefined
+    })
+    return await this.#making
+  }
+
+  /** Closes what waits in the pool; requests under way keep their connection. */
+  closeIdle(): void {
+    if (this.#agent !== undefined) closeIdle(this.#agent)
+  }
+
+  close(): void {
+    this.#agent?.destroy()
+  }
+
+  async #make(stamp: string): Promise<Agent> {
     try {
       const [https, tls, crypto] = await Promise.all([
         import('node:https'),
@@ -87,15 +105,6 @@ export class TlsAgent {
     }
     this.#stamp = stamp
     return this.#agent
-  }
-
-  /** Closes what waits in the pool; requests under way keep their connection. */
-  closeIdle(): void {
-    if (this.#agent !== undefined) closeIdle(this.#agent)
-  }
-
-  close(): void {
-    this.#agent?.destroy()
   }
 
   /** The server refuses such a certificate, often without saying why. It is the server's clock that counts, so we try. */
