@@ -22,7 +22,9 @@ export async function startMonitor(
   const output = collect(child)
   // /proc/PID/net/netlink: sk Eth Pid Groups ...; ip's first socket has its pid for a port id.
   const listening = new RegExp(`^\\S+ +0 +${child.pid} +(?!0+ )[0-9a-f]+ `, 'm')
-  await waitFor(() => listening.test(readFileSync(`/proc/${child.pid}/net/netlink`, 'utf8')), {
+  const read = (file: string): string => readFileSync(`/proc/${child.pid}/${file}`, 'utf8')
+  // It lists the links by the same socket first, and what it is told meanwhile it drops: it listens once it sleeps.
+  await waitFor(() => listening.test(read('net/netlink')) && read('stat').includes(') S '), {
     what: 'ip monitor to listen',
   })
   return {
