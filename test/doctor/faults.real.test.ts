@@ -105,7 +105,7 @@ it('-fix asks, mends after a yes, and looks again', async () => {
     text += part.toString()
     if (!before && asks.test(text)) child.stdin?.write('y\n')
   })
-  await new Promise((resolve) => child.once('exit', resolve))
+  await new Promise((resolve) => child.once('close', resolve))
   expect(text).toContain('Run: sysctl -w net.ipv4.ip_forward=1 [y/N] ')
   expect(text).toMatch(/done\s[\s\S]*All is well/)
   expect((await node.run('sysctl', '-n', 'net.ipv4.ip_forward')).trim()).toBe('1')

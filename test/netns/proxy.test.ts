@@ -109,11 +109,12 @@ test.each([
   { kind: 'throttle', rate: 25 },
 ] as const)('strands what is on its way through $kind, too', async (fault) => {
   const client = dial()
-  await proxy.set({ toClient: fault })
+  await proxy.set({ toClient: { kind: 'stall' } })
   client.socket.write('later')
-  // Long enough for the bytes to be at the proxy, and then to have passed.
-  await sleep(50)
+  await waitFor(async () => (await proxy.stats()).held === 5, { what: 'the bytes at the proxy' })
+  await proxy.set({ toClient: fault })
   await proxy.strand()
+  // Long enough for them to have passed.
   await sleep(300)
   expect(client).toMatchObject({ received: '', ended: false, failed: false })
 })

@@ -1,5 +1,6 @@
 /** Things that watch while a test acts: `ip monitor` for what the kernel is told, pings for what users feel. */
 import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { lines, type Namespace } from './namespace.ts'
 import { isRunning, stop } from './process.ts'
@@ -31,6 +32,7 @@ export async function startMonitor(
     lines: () => lines(output.text),
     stop: async () => {
       await stop(child)
+      await ended(child)
       return lines(output.text)
     },
   }
@@ -68,20 +70,29 @@ export async function startPinger(namespace: Namespace, address: string): Promis
     stop: async () => {
       // The last echo may be on its way: it counts only once a later one has been answered.
       const last = Math.max(...seen())
-      await waitFor(() => Math.max(...seen()) > last || !isRunning(child), {
+      const more = await waitFor(() => Math.max(...seen()) > last || !isRunning(child), {
         what: 'one more answer',
         timeout: 2000,
-      }).catch(() => undefined)
+      }).then(
+        () => Math.max(...seen()) > last,
+        () => false,
+      )
       await stop(child, 'SIGINT')
+      await ended(child)
       const answered = new Set(seen())
       const transmitted = Number(/(\d+) packets transmitted/.exec(output.text)?.[1] ?? 0)
       const highest = Math.max(...answered)
-      // An echo sent within the last round trip is neither answered nor lost.
-      const sent = transmitted - highest <= 1 ? highest : transmitted
+      // While answers come, those behind the last one are neither answered nor lost: they are on their way.
+      const sent = more ? highest : transmitted
       const lost = Array.from({ length: sent }, (_, i) => i + 1).filter((number) => !answered.has(number))
       return { sent, received: sent - lost.length, lost }
     },
   }
+}
+
+/** All that a process has printed is there. */
+async function ended({ stdout }: ChildProcess): Promise<void> {
+  if (stdout !== null && !stdout.readableEnded) await once(stdout, 'end')
 }
 
 function collect(child: ChildProcess): { text: string } {

@@ -29,10 +29,18 @@ export class EtcdProcess {
   }
 
   static async start({ flags = [], scheme = 'http' }: EtcdProcessOptions = {}): Promise<EtcdProcess> {
-    const [client, peer] = await Promise.all([freePort(), freePort()])
-    const etcd = new EtcdProcess(`${scheme}://127.0.0.1:${client}`, `http://127.0.0.1:${peer}`, flags)
-    await etcd.start()
-    return etcd
+    for (;;) {
+      const [client, peer] = await Promise.all([freePort(), freePort()])
+      const etcd = new EtcdProcess(`${scheme}://127.0.0.1:${client}`, `http://127.0.0.1:${peer}`, flags)
+      try {
+        await etcd.start()
+        return etcd
+      } catch (error) {
+        await etcd.remove()
+        // Somebody else was given a port that was free a moment ago.
+        if (!String(error).includes('address already in use')) throw error
+      }
+    }
   }
 
   /** Starts it (again) and waits until it takes connections and has a leader. */
