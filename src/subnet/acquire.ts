@@ -98,9 +98,10 @@ function askForLeases(registry: Registry, signal: AbortSignal): FoundConfig['lis
 }
 
 /**
- * Gets a lease for this node: the one that its public IP has already, else the previous subnet if that is free, else
- * a free subnet. It goes on trying while etcd fails or no subnet is free, logging the reason once and then
- * counting, and rejects only when aborted, or with an AddressTakenError. Only leases of this node's public IP are ever written over or deleted.
+ * Gets a lease for this node: the one that its public IP has already, or that it had under another, else the previous subnet if
+ * that is free, else a free subnet. It goes on trying while etcd fails or no subnet is free, logging the reason once and then
+ * counting, and rejects only when aborted, or with an AddressTakenError. Only leases of this node's public IP, or that say what its
+ * own device says, are ever written over or deleted.
  */
 export async function acquireLease(options: AcquireOptions): Promise<AcquiredLease> {
   const { registry, signal, clock, log } = options
@@ -175,7 +176,9 @@ class Attempt {
 
   /** Undefined when somebody else was faster. */
   async run(list: LeaseList): Promise<Lease | undefined> {
-    const own = list.leases.filter(({ attributes }) => attributes.publicIP === this.#publicIP)
+    const own = list.leases.filter(
+      (lease) => lease.attributes.publicIP === this.#publicIP || this.#hasMoved(lease),
+    )
     const [first] = own
     if (first !== undefined && !own.some((lease) => this.#isKnown(lease))) {
       const rival = await this.#options.findRival()
@@ -206,7 +209,15 @@ class Attempt {
     this.takenOver ||= !this.#isKnown(lease)
     const attributes = this.#options.attributes(lease)
     const ip = formatIpv4(this.#publicIP)
-    this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
+    const earlier = lease.attributes.publicIP
+    if (earlier === this.#publicIP)
+      this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
+    else {
+      this.#say(
+        'info',
+        `Found lease (${formatSubnet(subnet)}) matching previously leased subnet, reusing; its IP was ${formatIpv4(earlier)}, now ${ip}`,
+      )
+    }
     if (others.length > 0) {
       const rest = others.map((other) => formatSubnet(other.subnet)).join(', ')
       this.#say(
@@ -217,6 +228,20 @@ class Attempt {
     // A reservation stays one.
     const renewed = ttl === undefined ? undefined : LEASE_TTL_SECONDS
     return this.#ifUnchanged(registry.updateLease({ subnet, attributes, prevIndex, ttl: renewed }, signal))
+  }
+
+  /**
+   * This node's own, under an address that it had before: the subnet file names it, and it says what this node's device says. Pods
+   * have its addresses, and to leave it behind would leave a second lease with our MAC.
+   */
+  #hasMoved({ subnet, attributes }: Lease): boolean {
+    const { previousSubnet } = this.#options
+    if (previousSubnet === undefined || !sameSubnet(subnet, previousSubnet)) return false
+    const { publicIP } = attributes
+    return (
+      attributes.backendData !== undefined &&
+      sameAttributes(attributes, { ...this.#options.attributes(undefined), publicIP })
+    )
   }
 
   #isKnown({ subnet, attributes }: Lease): boolean {

@@ -363,6 +363,29 @@ describe('a device that is there already', () => {
     expect(macs[1]).toBe(macs[0])
   })
 
+  test('of a node whose address changed meanwhile follows it, with the subnet, the lease and the MAC that it had', async () => {
+    const start = async (): Promise<Daemon> => {
+      const daemon = await lab.daemon(1)
+      onTestFinished(() => void daemon.stop('SIGKILL'))
+      await daemon.waitReady()
+      return daemon
+    }
+    const before = await start()
+    const [key, { mac }] = [before.leaseKey(), await linkOf(node)]
+    await before.stop()
+    const readdress = (from: string, to: string): Promise<string> =>
+      node.ipBatch([`address del ${from}/16 dev eth0`, `address add ${to}/16 dev eth0`])
+    await readdress('10.77.1.2', '10.77.9.19')
+    onTestFinished(() => readdress('10.77.9.19', '10.77.1.2').then(() => undefined))
+    const daemon = await start()
+    expect(daemon.leaseKey()).toBe(key)
+    expect((await lab.etcd.leases()).map(({ value }) => value)).toContain(
+      `{"PublicIP":"10.77.9.19","BackendType":"vxlan","BackendData":{"VtepMAC":"${mac}"}}`,
+    )
+    expect(await node.ip('-d link show dev flannel.1')).toContain(' local 10.77.9.19 ')
+    await daemon.stop()
+  })
+
   test('that was renamed meanwhile gets its name back', async () => {
     await node.ip('link del flannel.1').catch(() => undefined)
     const start = async (): Promise<Daemon> => {

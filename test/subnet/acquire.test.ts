@@ -212,6 +212,37 @@ describe('a lease this node has', () => {
     expect((await acquire(more)).takenOver).toBe(takenOver)
   })
 
+  const EARLIER = OWN_VALUE.replace('192.168.77.1', '192.168.77.9')
+  const previousSubnet = subnet('10.5.9.0/24')
+
+  it('is found under an address that this node had before, and follows it to the new one', async () => {
+    put('10.5.9.0-24', EARLIER, 100)
+    const { lease, takenOver } = await acquire({ previousSubnet })
+    expect([formatSubnet(lease.subnet), takenOver]).toEqual(['10.5.9.0/24', false])
+    expect(etcd.get(`${SUBNETS}/10.5.9.0-24`)).toBe(OWN_VALUE)
+    expect(
+      log.matching(
+        /^info Found lease \(10\.5\.9\.0\/24\) matching previously leased subnet, reusing; its IP was 192\.168\.77\.9, now /,
+      ),
+    ).toHaveLength(1)
+  })
+
+  it.each([
+    ['that the subnet file does not name', EARLIER, {}],
+    ['of another device', EARLIER.replace(MAC, '02:00:00:00:00:02'), { previousSubnet }],
+    ['of another backend', EARLIER.replace('vxlan', 'wireguard'), { previousSubnet }],
+    [
+      'that says nothing of a device',
+      EARLIER.replace(/,"BackendData":.*}}/, '}'),
+      { previousSubnet, attributes: () => ({ ...OWN, backendData: undefined }) },
+    ],
+  ])('is not one under another address %s', async (_, value, more) => {
+    put('10.5.9.0-24', value, 100)
+    const { lease } = await acquire(more)
+    expect(formatSubnet(lease.subnet)).not.toBe('10.5.9.0/24')
+    expect(etcd.get(`${SUBNETS}/10.5.9.0-24`)).toBe(value)
+  })
+
   it('is the last that the attributes are asked for, whether it was known or not', async () => {
     put('10.5.9.0-24', FOREIGN.replace('192.168.77.2', '192.168.77.1'), 100)
     let last: Lease | undefined
