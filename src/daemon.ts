@@ -172,15 +172,11 @@ async function startAndRun({
 
     view.phase = 'acquiring a lease'
     systemd.status('acquiring a subnet lease')
-    let before: string | undefined
-    const { lease, list, takenOver } = await acquireLease({
+    const { lease, list, before, takenOver } = await acquireLease({
       registry,
       config,
       publicIP: current.publicIP,
-      attributes: (own) => {
-        before = own?.attributes.backendType
-        return backend.attributes(own)
-      },
+      attributes: (own) => backend.attributes(own),
       previousSubnet: previous.subnet,
       underlay: underlayAddresses(rtnl, current, network),
       findRival: () => findRival({ rtnl, underlay: current, clock, log, signal }),

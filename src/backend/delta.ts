@@ -179,8 +179,8 @@ export class DeltaTracker<K, E, W extends E = E> {
     if (row.list !== this.#list) {
       this.#sweep()
       this.#listed.push(row)
+      row.list = this.#list
     }
-    row.list = this.#list
   }
 
   #sweep(): void {

@@ -42,6 +42,8 @@ export interface AcquiredLease {
   readonly lease: Lease
   /** The list the choice was made from: what a watch may go on from. */
   readonly list: Handover<LeaseList>
+  /** Backend type of the lease that was written over; undefined when there was none. */
+  readonly before: string | undefined
   /** It was there under this node's public IP, and neither the subnet file nor the device tells that it was ours. */
   readonly takenOver: boolean
 }
@@ -117,7 +119,7 @@ export async function acquireLease(options: AcquireOptions): Promise<AcquiredLea
       const lease = await attempts.run(current)
       if (lease !== undefined) {
         outage.recover('Acquired a lease')
-        return { lease, list: new Handover(current), takenOver: attempts.takenOver }
+        return { lease, list: new Handover(current), before: attempts.before, takenOver: attempts.takenOver }
       }
       pause = CONFLICT_PAUSE_MS * Math.min(50, ++attempts.conflicts)
     } catch (error) {
@@ -167,6 +169,7 @@ class Attempt {
   /** A lease that was asked for without an answer: if it is there, it is ours. */
   #unanswered: Pick<Lease, 'subnet' | 'attributes'> | undefined
   conflicts = 0
+  before: string | undefined
   takenOver = false
 
   constructor(options: AcquireOptions) {
@@ -198,6 +201,7 @@ class Attempt {
     }
     const taken = claims(list, own, this.#options.config.network)
     const subnet = this.#previous(list, taken) ?? this.#pick(taken)
+    this.before = undefined
     this.takenOver = false
     return await this.#create(subnet)
   }
@@ -206,18 +210,15 @@ class Attempt {
     const { registry, signal } = this.#options
     const { subnet, ttl, modifiedIndex: prevIndex } = lease
     // Once it is written over, it says what this node says.
+    this.before ??= lease.attributes.backendType
     this.takenOver ||= !this.#isKnown(lease)
     const attributes = this.#options.attributes(lease)
-    const ip = formatIpv4(this.#publicIP)
-    const earlier = lease.attributes.publicIP
-    if (earlier === this.#publicIP)
-      this.#say('info', `Found lease (${formatSubnet(subnet)}) for current IP (${ip}), reusing`)
-    else {
-      this.#say(
-        'info',
-        `Found lease (${formatSubnet(subnet)}) matching previously leased subnet, reusing; its IP was ${formatIpv4(earlier)}, now ${ip}`,
-      )
-    }
+    const [earlier, ip] = [lease.attributes.publicIP, this.#publicIP].map(formatIpv4)
+    const why =
+      earlier === ip
+        ? `for current IP (${ip}), reusing`
+        : `matching previously leased subnet, reusing; its IP was ${earlier}, now ${ip}`
+    this.#say('info', `Found lease (${formatSubnet(subnet)}) ${why}`)
     if (others.length > 0) {
       const rest = others.map((other) => formatSubnet(other.subnet)).join(', ')
       this.#say(
@@ -235,33 +236,35 @@ class Attempt {
    * have its addresses, and to leave it behind would leave a second lease with our MAC.
    */
   #hasMoved({ subnet, attributes }: Lease): boolean {
-    const { previousSubnet } = this.#options
-    if (previousSubnet === undefined || !sameSubnet(subnet, previousSubnet)) return false
-    const { publicIP } = attributes
-    return (
-      attributes.backendData !== undefined &&
-      sameAttributes(attributes, { ...this.#options.attributes(undefined), publicIP })
-    )
+    return this.#isPrevious(subnet) && this.#isOfOurDevice(attributes)
   }
 
   #isKnown({ subnet, attributes }: Lease): boolean {
-    const { previousSubnet } = this.#options
-    if (previousSubnet !== undefined && sameSubnet(subnet, previousSubnet)) return true
+    if (this.#isPrevious(subnet)) return true
     const asked = this.#unanswered
     if (asked !== undefined && sameSubnet(subnet, asked.subnet)) {
       return sameAttributes(attributes, asked.attributes)
     }
-    // Only data of a device or a key are a node's own; without any, all leases of a public IP look the same.
+    return this.#isOfOurDevice(attributes)
+  }
+
+  #isPrevious(subnet: Subnet): boolean {
+    const { previousSubnet } = this.#options
+    return previousSubnet !== undefined && sameSubnet(subnet, previousSubnet)
+  }
+
+  /** Only data of a device or a key are a node's own; without any, all leases look the same but for their public IP. */
+  #isOfOurDevice(attributes: LeaseAttributes): boolean {
+    const { backendData, publicIP } = attributes
     return (
-      attributes.backendData !== undefined && sameAttributes(attributes, this.#options.attributes(undefined))
+      backendData !== undefined &&
+      sameAttributes(attributes, { ...this.#options.attributes(undefined), publicIP })
     )
   }
 
   /** Of several leases that are ours, the one used last, then a reservation, then the lowest. */
   #rank({ subnet, ttl }: Lease): number {
-    const { previousSubnet } = this.#options
-    const last = previousSubnet !== undefined && sameSubnet(subnet, previousSubnet)
-    return (last ? 0 : ttl === undefined ? 1 : 2) * 2 ** 32 + subnet.address
+    return (this.#isPrevious(subnet) ? 0 : ttl === undefined ? 1 : 2) * 2 ** 32 + subnet.address
   }
 
   #previous(list: LeaseList, taken: readonly Subnet[]): Subnet | undefined {

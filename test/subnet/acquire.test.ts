@@ -9,7 +9,6 @@ import {
 } from '../../src/subnet/acquire.ts'
 import { parseNetworkConfig } from '../../src/subnet/config.ts'
 import type { EtcdClient } from '../../src/subnet/etcd/client.ts'
-import type { Lease, LeaseAttributes } from '../../src/subnet/lease.ts'
 import type { Registry } from '../../src/subnet/registry.ts'
 import { FakeEtcd } from '../fakes/etcd.ts'
 import {
@@ -243,15 +242,17 @@ describe('a lease this node has', () => {
     expect(etcd.get(`${SUBNETS}/10.5.9.0-24`)).toBe(value)
   })
 
-  it('is the last that the attributes are asked for, whether it was known or not', async () => {
+  it('tells of which backend it was, whether it was known or not', async () => {
     put('10.5.9.0-24', FOREIGN.replace('192.168.77.2', '192.168.77.1'), 100)
-    let last: Lease | undefined
-    const asked = (own: Lease | undefined): LeaseAttributes => {
-      last = own
-      return OWN
-    }
-    await acquire({ attributes: asked })
-    expect(last?.attributes.backendType).toBe('vxlan')
+    expect((await acquire()).before).toBe('vxlan')
+    put('10.5.9.0-24', OLD_VALUE, 100)
+    expect((await acquire({ previousSubnet })).before).toBe('host-gw')
+  })
+
+  it('tells so, too, when the answer to its being written over was lost', async () => {
+    put('10.5.9.0-24', OLD_VALUE, 100)
+    etcd.loseAnswer('PUT')
+    expect((await acquire()).before).toBe('host-gw')
   })
 
   it('was perhaps taken over, too, when the answer to that was lost', async () => {
