@@ -390,7 +390,7 @@ describe('options of the network config and of etcd', () => {
       await etcd.config(CONFIG)
       const first = await lab.daemon(1, { args: ['-subnet-lease-renew-margin', '1439'] })
       await first.waitReady()
-      await first.waitLog(/Waiting for (5\d\.\d+s|1m0s) to renew lease/)
+      await first.waitLog(/Waiting for (59\.\d+s|1m0s) to renew lease/)
       await first.stop()
       const daemon = await lab.daemon(1, { args: ['-subnet-lease-renew-margin', '1430'] })
       await daemon.waitReady()

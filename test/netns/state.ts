@@ -16,3 +16,12 @@ export async function kernelState(node: Namespace): Promise<Readonly<Record<stri
     rules: rules.replaceAll(/counter packets \d+ bytes \d+/g, 'counter'),
   }
 }
+
+/** The device of a node, as `ip` shows it. */
+export async function linkOf(
+  node: Namespace,
+): Promise<{ readonly index: number; readonly mac: string; readonly mtu: number }> {
+  const [link] = await node.ipJson<{ ifindex: number; address: string; mtu: number }>('link show flannel.1')
+  if (!link) throw new Error('no flannel.1')
+  return { index: link.ifindex, mac: link.address, mtu: link.mtu }
+}

@@ -70,13 +70,11 @@ export async function startPinger(namespace: Namespace, address: string): Promis
     stop: async () => {
       // The last echo may be on its way: it counts only once a later one has been answered.
       const last = Math.max(...seen())
-      const more = await waitFor(() => Math.max(...seen()) > last || !isRunning(child), {
+      await waitFor(() => Math.max(...seen()) > last || !isRunning(child), {
         what: 'one more answer',
         timeout: 2000,
-      }).then(
-        () => Math.max(...seen()) > last,
-        () => false,
-      )
+      }).catch(() => undefined)
+      const more = Math.max(...seen()) > last
       await stop(child, 'SIGINT')
       await ended(child)
       const answered = new Set(seen())

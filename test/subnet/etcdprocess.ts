@@ -29,7 +29,7 @@ export class EtcdProcess {
   }
 
   static async start({ flags = [], scheme = 'http' }: EtcdProcessOptions = {}): Promise<EtcdProcess> {
-    for (;;) {
+    for (let tries = 1; ; tries++) {
       const [client, peer] = await Promise.all([freePort(), freePort()])
       const etcd = new EtcdProcess(`${scheme}://127.0.0.1:${client}`, `http://127.0.0.1:${peer}`, flags)
       try {
@@ -38,7 +38,7 @@ export class EtcdProcess {
       } catch (error) {
         await etcd.remove()
         // Somebody else was given a port that was free a moment ago.
-        if (!String(error).includes('address already in use')) throw error
+        if (tries === 3 || !String(error).includes('address already in use')) throw error
       }
     }
   }
