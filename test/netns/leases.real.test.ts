@@ -5,6 +5,7 @@ import { statusOf } from './control.ts'
 import { type Daemon, Lab, leaseValue, PREFIX, peerLeases, startPinger, waitFor } from './lab.ts'
 import { lines } from './namespace.ts'
 import { type ProxyControl, startProxy } from './proxy.ts'
+import { expectSoon, timed } from './scene.ts'
 import { settled } from './settled.ts'
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
@@ -168,7 +169,7 @@ test('a peer whose entries the kernel refuses delays no other, and is written on
     return peers.every(({ key }) => routes.some((route) => route.startsWith(key.replace('-', '/'))))
   }
   await lab.etcd.seed(peers)
-  await waitFor(reached, { what: 'the other routes', timeout: 2_000 })
+  expectSoon(await timed(() => waitFor(reached, { what: 'the other routes' })))
   await lab.node(1).ip(`address del ${address}/32 dev lo`)
   await settled(lab, daemon, 1)
   expect(errors(daemon).length).toBeLessThan(3)

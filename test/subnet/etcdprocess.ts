@@ -14,14 +14,21 @@ export interface EtcdProcessOptions {
 export class EtcdProcess {
   readonly url: string
   readonly #directory = mkdtempSync(join(tmpdir(), 'flanneld-etcd-'))
+  /** Where it tells how it is, to whoever has no certificate, too. */
+  readonly #metricsUrl: string
   readonly #arguments: readonly string[]
   #child: ChildProcess | undefined
 
-  private constructor(url: string, peerUrl: string, flags: readonly string[]) {
+  private constructor(
+    { url, peerUrl, metricsUrl }: Record<'url' | 'peerUrl' | 'metricsUrl', string>,
+    flags: readonly string[],
+  ) {
     this.url = url
+    this.#metricsUrl = metricsUrl
     this.#arguments = [
       ...['--enable-v2', '--logger', 'zap', '--log-level', 'error', '--data-dir', this.#directory],
       ...['--listen-client-urls', url, '--advertise-client-urls', url],
+      ...['--listen-metrics-urls', metricsUrl],
       ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
       ...['--initial-cluster', `default=${peerUrl}`, '--unsafe-no-fsync'],
       ...flags,
@@ -30,8 +37,13 @@ export class EtcdProcess {
 
   static async start({ flags = [], scheme = 'http' }: EtcdProcessOptions = {}): Promise<EtcdProcess> {
     for (let tries = 1; ; tries++) {
-      const [client, peer] = await Promise.all([freePort(), freePort()])
-      const etcd = new EtcdProcess(`${scheme}://127.0.0.1:${client}`, `http://127.0.0.1:${peer}`, flags)
+      const [url, peerUrl, metricsUrl] = (await Promise.all([freePort(), freePort(), freePort()])).map(
+        (port) => `127.0.0.1:${port}`,
+      )
+      const etcd = new EtcdProcess(
+        { url: `${scheme}://${url}`, peerUrl: `http://${peerUrl}`, metricsUrl: `http://${metricsUrl}` },
+        flags,
+      )
       try {
         await etcd.start()
         return etcd
@@ -78,10 +90,8 @@ export class EtcdProcess {
   }
 
   async #ready(): Promise<boolean> {
-    // A TLS port that asks for client certificates cannot be asked more than whether it is there.
-    if (this.url.startsWith('https:')) return await canConnect(Number(new URL(this.url).port))
     try {
-      const response = await fetch(`${this.url}/health`, { signal: AbortSignal.timeout(1000) })
+      const response = await fetch(`${this.#metricsUrl}/health`, { signal: AbortSignal.timeout(1000) })
       return (await response.text()).includes('"true"')
     } catch {
       return false
@@ -96,13 +106,4 @@ async function freePort(): Promise<number> {
   await new Promise((resolve) => server.close(resolve))
   if (address === null || typeof address === 'string') throw new Error('no port')
   return address.port
-}
-
-async function canConnect(port: number): Promise<boolean> {
-  const { connect } = await import('node:net')
-  return await new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1')
-    socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
-    socket.once('connect', () => socket.destroy())
-  })
 }

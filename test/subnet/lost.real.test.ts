@@ -2,7 +2,6 @@
  * What is lost on its way to a real etcd, or from it, while etcd itself is well: the connection stays open and says
  * nothing. Nobody may wait for it longer than two seconds, and nobody may hurry an etcd that is only slow.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { systemClock } from '../../src/clock.ts'
 import { acquireLease } from '../../src/subnet/acquire.ts'
@@ -231,9 +230,9 @@ it('an etcd that takes three seconds for each answer is asked once for each thin
   await proxy.set({ toClient: { kind: 'slow', delay: 3_000 } })
   // One after the other, so that each is answered while the next is still waiting.
   const created = registry.createLease(HERE, OWN, stop.signal)
-  await sleep(300)
+  await until('etcd has created it', async () => (await counts()).creates > before.creates)
   const deleted = registry.deleteLease(other.subnet, other.modifiedIndex, stop.signal)
-  await sleep(300)
+  await until('etcd has deleted it', async () => (await counts()).deletes > before.deletes)
   const listed = registry.listLeases(stop.signal)
   await Promise.all([created, deleted, listed])
   expect((await listed).leases).toEqual([expect.objectContaining({ subnet: HERE })])
