@@ -332,6 +332,11 @@ export function parseOptions(
   })
   const unusable = (message: string): ParsedOptions => ({ kind: 'error', message, status: 1 })
 
+  const [first = ''] = argv
+  // Flannel ignores it and runs: beside the daemon that was to be asked, and with the defaults in the place of its flags.
+  if (/^[a-z]/i.test(first)) {
+    return unreadable(`no command ${JSON.stringify(first)}; there are ${Object.keys(COMMANDS).join(', ')}`)
+  }
   const parsed = parseFlags(optionTable, argv)
   if (parsed.kind === 'error') return unreadable(parsed.message)
   if (parsed.kind === 'help') return { kind: 'help', text: usage(about.program) }

@@ -213,6 +213,23 @@ describe('errors', () => {
   })
 })
 
+test.each([['statsu'], ['statsu', '-json'], ['Status']])(
+  '%j is a mistyped command, and starts no daemon',
+  (...argv) => {
+    expect(parse(argv)).toEqual({
+      kind: 'error',
+      status: 2,
+      message:
+        `no command "${argv[0]}"; there are status, doctor, log-level, bundle, cleanup, completion\n` +
+        "Try 'flanneld -help' for all flags.",
+    })
+  },
+)
+
+test('an empty first argument, as of an unset variable in a unit, is no command', () => {
+  expect(parse([''])).toMatchObject({ kind: 'run' })
+})
+
 describe('warnings', () => {
   test('a boolean with its value apart, which ends the flags', () => {
     const parsed = parse(['-ip-masq', 'false', '-v', '4'])
