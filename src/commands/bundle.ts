@@ -54,8 +54,7 @@ export async function run(args: readonly string[], context: CommandContext): Pro
   const flags = readFlags('bundle', FLAGS, args, context)
   if (typeof flags === 'number') return flags
   const now = new Date()
-  const stamp = now.toISOString().slice(0, 19).replaceAll(/[-:]/g, '').replace('T', '-')
-  const name = `flanneld-${hostname()}-${stamp}`
+  const name = bundleName(hostname(), now)
   const target = resolve(flags.o || `${name}.tar.gz`)
   const client = new DaemonClient(flags.socket, context.env)
   const daemon = await daemonFiles(client)
@@ -89,6 +88,15 @@ export async function run(args: readonly string[], context: CommandContext): Pro
     'Passwords and keys are left out; addresses and host names are in it. Look before you send it.\n',
   )
   return 0
+}
+
+/** Bytes of a host's name, which may have 64: a file's own name has to fit into a tar archive's 100 behind it. */
+const HOST = 40
+
+/** Of the archive and of the folder in it. */
+export function bundleName(host: string, now: Date): string {
+  const stamp = now.toISOString().slice(0, 19).replaceAll(/[-:]/g, '').replace('T', '-')
+  return `flanneld-${host.slice(0, HOST)}-${stamp}`
 }
 
 interface DaemonFiles {
