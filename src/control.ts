@@ -12,9 +12,9 @@
 import { lstatSync, unlinkSync } from 'node:fs'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { dirname } from 'node:path'
+import { makeFolder } from './files.ts'
 import { dispatch, queryNumber, type Routes, sendJson, sendLines, sendText } from './http.ts'
 import { isLevel, LEVELS, type Level, type Logger } from './log.ts'
-import { makeFolder } from './subnetfile.ts'
 
 /** What is looked into, and what may be set: `View` is the real one. */
 export interface Controlled {

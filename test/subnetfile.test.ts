@@ -1,10 +1,10 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { parseIpv4, type Subnet } from '../src/ip.ts'
-import { parseDotenv, readSubnetFile, renderSubnetFile, writeFileAtomically } from '../src/subnetfile.ts'
+import { parseDotenv, readSubnetFile, renderSubnetFile } from '../src/subnetfile.ts'
 
 function subnet(address: string, length: number): Subnet {
   const parsed = parseIpv4(address)
@@ -29,44 +29,6 @@ test('four lines, the subnet by its first usable address', () => {
   expect(renderSubnetFile({ ...content, mtu: 8951, ipMasq: false })).toContain(
     'MTU=8951\nFLANNEL_IPMASQ=false\n',
   )
-})
-
-describe('writing', () => {
-  test('makes missing folders (0755) and a file of mode 0644 less the umask, and leaves nothing else', () => {
-    const path = join(folder, 'a/b/subnet.env')
-    writeFileAtomically(path, text)
-    expect(readFileSync(path, 'utf8')).toBe(text)
-    expect(readdirSync(join(folder, 'a/b'))).toEqual(['subnet.env'])
-    expect(statSync(path).mode & 0o777).toBe(0o644 & ~process.umask())
-    expect(statSync(join(folder, 'a')).mode & 0o777).toBe(0o755 & ~process.umask())
-  })
-
-  test('replaces by rename: another inode, so a reader of the old file keeps it whole', () => {
-    const path = join(folder, 'subnet.env')
-    writeFileSync(path, 'old')
-    const before = statSync(path).ino
-    writeFileAtomically(path, text)
-    expect(readFileSync(path, 'utf8')).toBe(text)
-    expect(statSync(path).ino).not.toBe(before)
-  })
-
-  test('leaves a file alone that is right already', () => {
-    const path = join(folder, 'subnet.env')
-    writeFileSync(path, text)
-    const before = statSync(path, { bigint: true })
-    writeFileAtomically(path, text)
-    expect(statSync(path, { bigint: true })).toMatchObject({ ino: before.ino, ctimeNs: before.ctimeNs })
-  })
-
-  test('a path that cannot be written throws, and leaves nothing behind', () => {
-    const path = join(folder, 'subnet.env')
-    mkdirSync(path)
-    expect(() => writeFileAtomically(path, text)).toThrow(/EISDIR/)
-    expect(readdirSync(folder)).toEqual(['subnet.env'])
-    writeFileSync(join(folder, 'file'), '')
-    expect(() => writeFileAtomically(join(folder, 'file/subnet.env'), text)).toThrow(/ENOTDIR|EEXIST/)
-    expect(() => writeFileAtomically('/proc/none/deeper/subnet.env', text)).toThrow(/ENOENT/)
-  })
 })
 
 describe('reading back', () => {

@@ -1,7 +1,8 @@
 /** This node's key pair: X25519 (RFC 7748), base64 as `wg` has it. The private one never leaves the machine. */
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto'
-import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { makeFolder } from '../../files.ts'
 import type { Logger } from '../../log.ts'
 import type { WireGuardKey } from '../../netlink/wireguard.ts'
 import { BackendError } from '../backend.ts'
@@ -46,7 +47,7 @@ function makeKeyPair(path: string, log: Logger): KeyPair {
   const pair = pairOf(generateKeyPairSync('x25519').privateKey)
   const fresh = `${path}.${process.pid}`
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o755 })
+    makeFolder(dirname(path))
     // No line end: flannel's reader takes none.
     writeFileSync(fresh, pair.privateKey, { mode: 0o600, flag: 'wx', flush: true })
     renameSync(fresh, path)

@@ -1,0 +1,51 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { writeFileAtomically } from '../src/files.ts'
+
+let folder: string
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'files-'))
+})
+afterEach(() => {
+  rmSync(folder, { recursive: true })
+})
+
+const text = 'one\ntwo\n'
+
+test('makes missing folders (0755) and a file of mode 0644 less the umask, and leaves nothing else', () => {
+  const path = join(folder, 'a/b/file')
+  writeFileAtomically(path, text)
+  expect(readFileSync(path, 'utf8')).toBe(text)
+  expect(readdirSync(join(folder, 'a/b'))).toEqual(['file'])
+  expect(statSync(path).mode & 0o777).toBe(0o644 & ~process.umask())
+  expect(statSync(join(folder, 'a')).mode & 0o777).toBe(0o755 & ~process.umask())
+})
+
+test('replaces by rename: another inode, so a reader of the old file keeps it whole', () => {
+  const path = join(folder, 'file')
+  writeFileSync(path, 'old')
+  const before = statSync(path).ino
+  writeFileAtomically(path, text)
+  expect(readFileSync(path, 'utf8')).toBe(text)
+  expect(statSync(path).ino).not.toBe(before)
+})
+
+test('leaves a file alone that is right already', () => {
+  const path = join(folder, 'file')
+  writeFileSync(path, text)
+  const before = statSync(path, { bigint: true })
+  writeFileAtomically(path, text)
+  expect(statSync(path, { bigint: true })).toMatchObject({ ino: before.ino, ctimeNs: before.ctimeNs })
+})
+
+test('a path that cannot be written throws, and leaves nothing behind', () => {
+  const path = join(folder, 'file')
+  mkdirSync(path)
+  expect(() => writeFileAtomically(path, text)).toThrow(/EISDIR/)
+  expect(readdirSync(folder)).toEqual(['file'])
+  writeFileSync(join(folder, 'inner'), '')
+  expect(() => writeFileAtomically(join(folder, 'inner/file'), text)).toThrow(/ENOTDIR|EEXIST/)
+  expect(() => writeFileAtomically('/proc/none/deeper/file', text)).toThrow(/ENOENT/)
+})
