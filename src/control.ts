@@ -34,7 +34,7 @@ const PATIENCE = 1_000
 /** Longest body of a request, in bytes. */
 const LONGEST_BODY = 64
 
-export function controlRoutes(view: Controlled): Routes {
+function controlRoutes(view: Controlled): Routes {
   return {
     '/status': (_, response) => sendJson(response, 200, view.status()),
     '/peers': (request, response) =>

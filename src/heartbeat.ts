@@ -24,7 +24,6 @@ export interface Pulse {
 export class Heartbeat implements Clock, Pulse {
   readonly loop: string
   readonly #clock: Clock
-  readonly #busy: number
   readonly #awake: () => void
   #sleepers = 0
   #last: number | undefined
@@ -34,7 +33,6 @@ export class Heartbeat implements Clock, Pulse {
   constructor(loop: string, clock: Clock, busy: number) {
     this.loop = loop
     this.#clock = clock
-    this.#busy = busy
     this.#awake = () => {
       if (--this.#sleepers === 0) this.#expect(busy)
     }
@@ -46,11 +44,6 @@ export class Heartbeat implements Clock, Pulse {
 
   get due(): number {
     return this.#due
-  }
-
-  /** Says that the loop goes round, where it waits on something else than this clock for a long time. */
-  beat(): void {
-    this.#expect(this.#busy)
   }
 
   now(): number {

@@ -6,8 +6,6 @@ import { getSystemErrorName } from 'node:util'
 import type { Ipv4 } from './ip.ts'
 import { bpfProgram, NativeError, type NativeSocket, openIcmpSocket } from './native.ts'
 
-/** Bytes of the IPv4 and ICMP headers: no packet is smaller. */
-export const ECHO_HEADERS = 28
 /** Bytes of the largest packet that IPv4 has. */
 const LARGEST = 65_535
 
@@ -27,7 +25,7 @@ export interface Echo {
   readonly to: Ipv4
   /** undefined: the kernel chooses. */
   readonly from: Ipv4 | undefined
-  /** Bytes of the whole packet, `ECHO_HEADERS` at least. */
+  /** Bytes of the whole packet: 28 to 65,535, of which 28 are the IPv4 and ICMP headers. */
   readonly size: number
   /** 0 to 65,535: comes back with the answer. */
   readonly sequence: number

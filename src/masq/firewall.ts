@@ -11,12 +11,6 @@ import { type ChainPlan, foreignBehind, plan, renderRestore } from './plan.ts'
 import { ChainReader, type ChainState, LOCK_WAIT_SECONDS } from './reader.ts'
 import { type Addresses, type Policy, ruleset } from './rules.ts'
 
-/** flannel's default for `-iptables-resync`, seconds. */
-export const DEFAULT_RESYNC_SECONDS = 5
-
-/** Timers of Node hold 31 bits of ms; a longer one fires at once. */
-const LONGEST_TIMER = 2 ** 31 - 1
-
 /** Totals since start. */
 export interface FirewallCounters {
   /** Looks that went well, also those that needed no more than the ruleset's generation. */
@@ -45,12 +39,12 @@ export class Firewall {
   readonly #resyncSeconds: number
   readonly #generation: () => number | undefined
 
-  /** When a look found nothing to do: what the rules were, and what was wanted of them. */
-  #right: { readonly generation: number | undefined; readonly policy: Policy } | undefined
+  /** The ruleset's generation when a look found nothing to do. */
+  #right: number | undefined
   #prepared: Prepared | undefined
   #policy: Policy | undefined
   /** Addresses whose rules are still to be cleared away; forgotten once that is done. */
-  #previous: Addresses[] = []
+  #previous: readonly Addresses[] = []
   readonly #behind = new Map<string, ReadonlySet<string>>()
 
   #current: Promise<void> | undefined
@@ -63,7 +57,7 @@ export class Firewall {
     readonly runner: Runner
     readonly clock: Clock
     readonly log: Logger
-    /** Seconds between looks; 0 or less is taken as the default, with a warning. */
+    /** Seconds between looks, 1..2,147,483: a timer of Node's holds no more. */
     readonly resyncSeconds: number
     /** What changes whenever nf_tables' rules do; undefined when nobody can tell. */
     readonly generation?: () => number | undefined
@@ -72,14 +66,8 @@ export class Firewall {
     this.#clock = parts.clock
     this.#log = parts.log
     this.#generation = parts.generation ?? (() => undefined)
-    const usable = parts.resyncSeconds > 0
-    this.#resyncSeconds = usable ? parts.resyncSeconds : DEFAULT_RESYNC_SECONDS
-    this.#pace = new Pace(Math.min(this.#resyncSeconds * 1000, LONGEST_TIMER))
-    if (!usable) {
-      this.#log.warn(
-        `-iptables-resync ${parts.resyncSeconds} is no period; using ${DEFAULT_RESYNC_SECONDS} seconds`,
-      )
-    }
+    this.#resyncSeconds = parts.resyncSeconds
+    this.#pace = new Pace(parts.resyncSeconds * 1000)
   }
 
   /** What went wrong at the last look, or undefined when it went well. */
@@ -95,13 +83,6 @@ export class Firewall {
     this.#policy = policy
     if (previous) this.#previous = [previous]
     await this.check(signal)
-  }
-
-  /** New addresses or flags: takes effect with the next look, which comes at once. */
-  update(policy: Policy): void {
-    if (this.#policy) this.#previous.push(this.#policy)
-    this.#policy = policy
-    this.kick()
   }
 
   /** Something changed in the kernel's rules: look soon, not only after the period. */
@@ -151,10 +132,9 @@ export class Firewall {
     const prepared = await this.#prepare(signal)
     // Read first: what changes during the look has to be looked at again. To ask takes 50 us, and to look a program.
     const generation = prepared.capabilities.nft ? this.#generation() : undefined
-    const { generation: rightAt, policy: rightFor } = this.#right ?? {}
-    if (generation !== undefined && generation === rightAt && policy === rightFor) return
-    const previous = [...this.#previous]
-    const groups = ruleset(policy, { randomFully: prepared.capabilities.randomFully, previous })
+    if (generation !== undefined && generation === this.#right) return
+    const { randomFully } = prepared.capabilities
+    const groups = ruleset(policy, { randomFully, previous: this.#previous })
     const states = await prepared.reader.read(groups, signal)
     const plans: ChainPlan[] = []
     for (const [i, group] of groups.entries()) {
@@ -165,8 +145,8 @@ export class Firewall {
     }
     this.#sayWhetherOrdered(states)
     if (plans.length) await this.#repair(plans, prepared.capabilities, signal)
-    this.#previous = this.#previous.filter((p) => !previous.includes(p))
-    this.#right = plans.length === 0 ? { generation, policy } : undefined
+    this.#previous = []
+    this.#right = plans.length === 0 ? generation : undefined
   }
 
   async #prepare(signal: AbortSignal | undefined): Promise<Prepared> {

@@ -190,7 +190,7 @@ function includes(rules: readonly Rule[], rule: Rule): boolean {
 }
 
 /** Whether two rules do the same to the same packets. */
-export function sameRule(a: Rule, b: Rule): boolean {
+function sameRule(a: Rule, b: Rule): boolean {
   return (
     a.target === b.target &&
     a.randomFully === b.randomFully &&

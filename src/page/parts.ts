@@ -80,7 +80,7 @@ function* remarksOf({ etcd, leases }: Status): Generator<string> {
   if (leases.skipped > 0) yield `${count(leases.skipped, 'lease')} skipped; see the details.`
 }
 
-export function renderVerdict(look: Look): Markup {
+function renderVerdict(look: Look): Markup {
   const { tone, title, lines } = verdictOf(look)
   const rest = lines.length - LISTED
   return html`<div class="verdict ${tone}"><h1>${mark(tone)} ${title}</h1>
@@ -228,7 +228,7 @@ export function time(at: number): Markup {
   return html`<time datetime="${iso}">${iso.slice(11, 19)}Z</time>`
 }
 
-export function renderDetails({
+function renderDetails({
   daemon,
   network,
   interface: chosen,

@@ -27,8 +27,6 @@ export interface Query {
   readonly page: number
 }
 
-export const EVERYONE: Query = { text: '', state: 'all', page: 1 }
-
 /** Longer than any address; the rest of what is typed is left out. */
 const LONGEST_TEXT = 64
 

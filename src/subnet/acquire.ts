@@ -151,7 +151,7 @@ export class AddressTakenError extends Error {
 }
 
 /** No subnet is free; the message begins with flannel's words for it. */
-export class OutOfSubnets extends Error {
+class OutOfSubnets extends Error {
   override readonly name = 'OutOfSubnets'
 
   constructor({ network, subnetMin, subnetMax, subnetLen }: NetworkConfig) {

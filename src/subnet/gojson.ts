@@ -14,7 +14,7 @@ export interface JsonMember {
  * The members of the object that `text` is, in document order and with duplicates. `null` is an empty object, as
  * it is for Go. Throws a SyntaxError (one line) for what is no JSON, a TypeError for JSON that is no object.
  */
-export function jsonMembers(text: string): JsonMember[] {
+function jsonMembers(text: string): JsonMember[] {
   const value: unknown = parseJson(text)
   if (value === null) return []
   if (typeof value !== 'object' || Array.isArray(value))

@@ -6,11 +6,12 @@ import { arrange, type Look } from '../../src/page/look.ts'
 import { renderMap } from '../../src/page/map.ts'
 import { renderTiles, renderTimeline, verdictOf } from '../../src/page/parts.ts'
 import { renderPage } from '../../src/page/render.ts'
-import { EVERYONE, select } from '../../src/page/select.ts'
+import { type Query, select } from '../../src/page/select.ts'
 import { renderTable } from '../../src/page/table.ts'
 import type { PeerLine, Status } from '../../src/status.ts'
 import { peer, peers, status } from './world.ts'
 
+const EVERYONE: Query = { text: '', state: 'all', page: 1 }
 const EVIL = `"><script>alert('x')</script><img src=x onerror=alert(1)>&`
 
 function look(now: Status = status(), lines: readonly PeerLine[] = peers(3)): Look {

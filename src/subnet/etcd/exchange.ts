@@ -9,7 +9,7 @@ export const KEEP_ALIVE_MS = 2_000
  * Bytes of a body that count as progress: about as much as TCP sends before it hears from the other side for the first time
  * (RFC 6928). What comes slower than this in each time limit, or in the second after which it is doubted, is as good as silent.
  */
-export const PROGRESS_BYTES = 16_384
+const PROGRESS_BYTES = 16_384
 
 export interface ExchangeOptions {
   readonly method: string
