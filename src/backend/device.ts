@@ -19,6 +19,26 @@ export function findLink(
   }
 }
 
+/** The device of that name, if there is one. Throws NetlinkError, and DeviceError when it is of another kind: somebody else's. */
+export function findOwnLink(
+  rtnl: Rtnl,
+  { name, kind, remedy = '' }: { readonly name: string; readonly kind: string; readonly remedy?: string },
+): Link | undefined {
+  const link = findLink(rtnl, { name })
+  if (link === undefined || link.kind === kind) return link
+  throw new DeviceError(
+    `an interface ${name} of kind ${link.kind ?? 'unknown'} exists already and is not flannel's; ` +
+      `rename or remove it (ip link del ${name})${remedy}`,
+  )
+}
+
+/** A device that was made just now. Throws NetlinkError, and DeviceError when somebody has deleted it again. */
+export function newLink(rtnl: Rtnl, name: string): Link {
+  const link = findLink(rtnl, { name })
+  if (link === undefined) throw new DeviceError(`${name} vanished while it was being set up; trying again`)
+  return link
+}
+
 /** The kernel lacks what a backend needs. */
 export function missingModule(module: string, what: string): DeviceError {
   return new DeviceError(

@@ -2,7 +2,7 @@ import { formatIpv4, type Ipv4 } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
 import { createIpip, deleteLink, dumpLinks, type Link } from '../../netlink/link.ts'
-import { ensureLink, findLink, missingModule, renameLink } from '../device.ts'
+import { ensureLink, findLink, findOwnLink, missingModule, newLink, renameLink } from '../device.ts'
 import { DeviceError } from '../model.ts'
 
 /** What `flannel.ipip` has to be. */
@@ -30,13 +30,7 @@ export function ensureIpip(
 } {
   const { name } = spec
   const changes: string[] = []
-  let link = findLink(rtnl, { name })
-  if (link !== undefined && link.kind !== 'ipip') {
-    throw new DeviceError(
-      `an interface ${name} of kind ${link.kind ?? 'unknown'} exists already and is not flannel's; ` +
-        `rename or remove it (ip link del ${name})`,
-    )
-  }
+  let link = findOwnLink(rtnl, { name, kind: 'ipip' })
   const renamed = link === undefined && known !== 0 ? findLink(rtnl, { index: known }) : undefined
   if (renamed?.kind === 'ipip') {
     changes.push(renameLink(rtnl, renamed, name))
@@ -78,7 +72,5 @@ function create(rtnl: Rtnl, { name, local, mtu }: IpipSpec): Link {
         `remove it (ip link del ${other?.name ?? 'NAME'}) or choose another -iface`,
     )
   }
-  const link = findLink(rtnl, { name })
-  if (link === undefined) throw new DeviceError(`${name} vanished while it was being set up; trying again`)
-  return link
+  return newLink(rtnl, name)
 }

@@ -13,16 +13,8 @@ import { RT_SCOPE_UNIVERSE } from '../../netlink/constants.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { ensureLink, findLink, renameLink } from '../device.ts'
-import {
-  DeviceError,
-  type DeviceOutcome,
-  type Doubt,
-  type LinkNotification,
-  type Model,
-  type PeerStatus,
-  type Surprised,
-} from '../model.ts'
+import { ensureLink, findLink, newLink, renameLink } from '../device.ts'
+import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import { NetworkRoute } from '../networkroute.ts'
 import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler } from '../reconciler.ts'
@@ -154,9 +146,7 @@ class UdpModel implements Model {
     const created = link === undefined
     if (link === undefined) {
       const name = tunnel.openDevice(DEVICE, address)
-      link = findLink(this.#rtnl, { name })
-      if (link === undefined)
-        throw new DeviceError(`${name} vanished while it was being set up; trying again`)
+      link = newLink(this.#rtnl, name)
       this.#device = { index: link.index, name }
       changes.push(`created ${name}`)
     } else if (link.name !== known) {

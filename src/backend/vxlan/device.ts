@@ -2,7 +2,7 @@ import { formatIpv4, type Ipv4, type MacAddress } from '../../ip.ts'
 import type { Rtnl } from '../../netlink/conn.ts'
 import { NetlinkError } from '../../netlink/errors.ts'
 import { changeLink, createVxlan, deleteLink, dumpLinks, type Link } from '../../netlink/link.ts'
-import { ensureLink, findLink, missingModule, renameLink } from '../device.ts'
+import { ensureLink, findLink, findOwnLink, missingModule, newLink, renameLink } from '../device.ts'
 import { DeviceError } from '../model.ts'
 
 /** The kernel's own port for VXLAN on Linux, which flannel uses when the config names none. */
@@ -26,21 +26,14 @@ export interface DeviceSpec {
 
 /** The VXLAN device of that name, if there is one. Throws DeviceError when the name is somebody else's. */
 export function findDevice(rtnl: Rtnl, name: string): Link | undefined {
-  const link = findLink(rtnl, { name })
-  if (link !== undefined && link.kind !== 'vxlan') {
-    throw new DeviceError(
-      `an interface ${name} of kind ${link.kind ?? 'unknown'} exists already and is not flannel's; ` +
-        `rename or remove it (ip link del ${name}), or choose another VNI`,
-    )
-  }
-  return link
+  return findOwnLink(rtnl, { name, kind: 'vxlan', remedy: ', or choose another VNI' })
 }
 
 /**
- * Brings the device to `spec` with as few changes as possible and says in words what it changed (`recreated`: what
- * was wrong with the one it replaced); nothing, when all was right. A device with that name that is no VXLAN belongs to somebody else: DeviceError. One that differs in
- * what the kernel can't change is made anew with the same MAC, so that peers need learn nothing. `known` is the
- * index it had before, which finds a renamed device. Throws NetlinkError when the kernel refuses.
+ * Brings the device to `spec` with as few changes as possible and says in words what it changed (`recreated`: what was wrong
+ * with the one it replaced); nothing, when all was right. One that differs in what the kernel can't change is made anew with the
+ * same MAC, so that peers need learn nothing. `known` is the index it had before, which finds a renamed device. Throws
+ * DeviceError when the name is somebody else's, and NetlinkError when the kernel refuses.
  */
 export function ensureDevice(
   rtnl: Rtnl,
@@ -138,8 +131,5 @@ function create(rtnl: Rtnl, spec: DeviceSpec): Link {
         `remove it (ip link del ${other?.name ?? 'NAME'}) or choose another VNI in the network config`,
     )
   }
-  const link = findLink(rtnl, { name: spec.name })
-  if (link === undefined)
-    throw new DeviceError(`${spec.name} vanished while it was being set up; trying again`)
-  return link
+  return newLink(rtnl, spec.name)
 }

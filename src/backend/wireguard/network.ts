@@ -24,7 +24,7 @@ import {
 } from '../../netlink/wireguard.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { ensureLink, findLink, missingModule, renameLink } from '../device.ts'
+import { ensureLink, findLink, findOwnLink, missingModule, newLink, renameLink } from '../device.ts'
 import {
   DeviceError,
   type DeviceOutcome,
@@ -221,13 +221,7 @@ class WireGuardModel implements Model {
 
   /** Our device, by its name or, if somebody renamed it, by its index. Throws DeviceError when it is another's. */
   #find(changes: string[]): Link | undefined {
-    const named = findLink(this.#rtnl, { name: DEVICE })
-    if (named !== undefined && named.kind !== 'wireguard') {
-      throw new DeviceError(
-        `an interface ${DEVICE} of kind ${named.kind ?? 'unknown'} exists already and is not flannel's; ` +
-          `rename or remove it (ip link del ${DEVICE})`,
-      )
-    }
+    const named = findOwnLink(this.#rtnl, { name: DEVICE, kind: 'wireguard' })
     const { index } = this.#device
     const known = named === undefined && index !== 0 ? findLink(this.#rtnl, { index }) : undefined
     if (known?.kind !== 'wireguard') return named
@@ -244,10 +238,7 @@ class WireGuardModel implements Model {
       }
       throw error
     }
-    const link = findLink(this.#rtnl, { name: DEVICE })
-    if (link === undefined)
-      throw new DeviceError(`${DEVICE} vanished while it was being set up; trying again`)
-    return link
+    return newLink(this.#rtnl, DEVICE)
   }
 
   /** Key and port. What peers it has stays, and is compared with the rest. */
