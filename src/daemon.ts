@@ -4,6 +4,7 @@ import { DeviceError } from './backend/model.ts'
 import { openBackend } from './backends.ts'
 import type { Clock } from './clock.ts'
 import { type ControlSocket, openControlSocket } from './control.ts'
+import { openEtcd } from './etcd.ts'
 import { type HealthEndpoint, HealthEndpointError, healthRoutes, openHealthEndpoint } from './health.ts'
 import { Heartbeat } from './heartbeat.ts'
 import type { Handler, Routes } from './http.ts'
@@ -36,10 +37,10 @@ import type { Tracing } from './netlink/trace.ts'
 import { Node } from './node.ts'
 import type { Options } from './options.ts'
 import { PAGE_PATHS } from './page/paths.ts'
+import { PasswordFileError } from './secrets.ts'
 import { AddressTakenError, acquireLease, waitForConfig } from './subnet/acquire.ts'
 import { ConfigWatch } from './subnet/configwatch.ts'
-import { EtcdClient } from './subnet/etcd/client.ts'
-import { EndpointError, parseEndpoints } from './subnet/etcd/endpoints.ts'
+import { EndpointError } from './subnet/etcd/endpoints.ts'
 import { EtcdRegistry } from './subnet/etcd/registry.ts'
 import { TlsFilesError } from './subnet/etcd/tls.ts'
 import { LeaseKeeper, LeaseLostError } from './subnet/keeper.ts'
@@ -123,7 +124,7 @@ async function startAndRun({
     const previous = readSubnetFile(options.subnetFile)
     for (const problem of previous.problems) log.error(problem)
     seen.underlay = { current, up: true }
-    const client = openClient(options, log)
+    const client = openEtcd(options, process.env, log)
     const registry = new EtcdRegistry(client, options.etcd.prefix)
     seen.tally = client.tally
     const previousText = previous.subnet === undefined ? 'None' : formatSubnet(previous.subnet)
@@ -364,17 +365,6 @@ function openRuleset(onChange: () => void, log: Logger): Ruleset | undefined {
   }
 }
 
-/** Throws TlsFilesError or EndpointError. */
-function openClient({ etcd }: Options, log: Logger): EtcdClient {
-  return new EtcdClient({
-    endpoints: parseEndpoints(etcd.endpoints.join(',')),
-    username: etcd.username,
-    password: etcd.password.reveal(),
-    tls: { caFile: etcd.caFile, certFile: etcd.certFile, keyFile: etcd.keyFile },
-    log,
-  })
-}
-
 /** The errors that an operator can do something about, in flannel's words where it has some. */
 function fatal(error: unknown): unknown {
   if (error instanceof TlsFilesError || error instanceof EndpointError) {
@@ -390,6 +380,7 @@ function fatal(error: unknown): unknown {
     HealthEndpointError,
     LeaseLostError,
     NativeError,
+    PasswordFileError,
   ]
   return whole.some((kind) => error instanceof kind) ? new FatalError((error as Error).message) : error
 }

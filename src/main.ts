@@ -2,11 +2,11 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { systemClock } from './clock.ts'
 import { isCommand } from './commands/names.ts'
 import { FatalError, runDaemon } from './daemon.ts'
-import { type LeveledLogger, type Logger, openLog, StderrSink } from './log.ts'
+import { type LeveledLogger, openLog, StderrSink } from './log.ts'
 import { notify } from './native.ts'
 import type { Tracing } from './netlink/trace.ts'
-import { type Options, parseOptions, Secret } from './options.ts'
-import { hideArguments, PasswordFileError, readPasswordFile } from './secrets.ts'
+import { parseOptions } from './options.ts'
+import { hideArguments } from './secrets.ts'
 import { Systemd } from './systemd.ts'
 import { View } from './view.ts'
 
@@ -75,7 +75,7 @@ export async function run(): Promise<void> {
     }
     const trace = netlinkTrace(log, env)
     await runDaemon({
-      options: withPassword(options, env, log),
+      options,
       log,
       clock: systemClock,
       systemd,
@@ -104,18 +104,6 @@ function takeName(): void {
     writeFileSync('/proc/self/comm', 'flanneld')
   } catch {
     // A sandbox's /proc may be read-only, and the name is not worth a start.
-  }
-}
-
-/** The options with the password out of the file or credential that holds it. Throws a FatalError. */
-function withPassword(options: Options, env: NodeJS.ProcessEnv, log: Logger): Options {
-  const { etcd } = options
-  if (etcd.password.reveal() !== '') return options
-  try {
-    const password = new Secret(readPasswordFile(etcd.passwordFile, env, log))
-    return { ...options, etcd: { ...etcd, password } }
-  } catch (error) {
-    throw error instanceof PasswordFileError ? new FatalError(error.message) : error
   }
 }
 

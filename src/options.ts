@@ -252,8 +252,8 @@ type Name = keyof Values
 /** Everything the command line and the environment say, parsed and within its range. */
 export interface Options {
   readonly etcd: {
-    /** As given, split at commas; the etcd client checks that each is a URL. */
-    readonly endpoints: readonly string[]
+    /** As given: `parseEndpoints` takes it apart, and checks that each is a URL. */
+    readonly endpoints: string
     readonly prefix: string
     /** Paths; '' means none. */
     readonly keyFile: string
@@ -426,7 +426,7 @@ function toOptions(
   const port = values['healthz-port']
   return {
     etcd: {
-      endpoints: values['etcd-endpoints'].split(','),
+      endpoints: values['etcd-endpoints'],
       prefix: values['etcd-prefix'],
       keyFile: values['etcd-keyfile'],
       certFile: values['etcd-certfile'],

@@ -411,7 +411,7 @@ export function peerLine(
 /** Whether all that a peer needs is in the kernel, and it is not known to be out of reach. */
 export function isSound(
   { route, entries }: Pick<PeerSource, 'route' | 'entries'>,
-  probed?: ProbeSource | undefined,
+  probed?: { readonly reachable: boolean | null | undefined } | null,
 ): boolean {
   if (probed?.reachable === false) return false
   return route !== 'none' && Object.values(entries).every((state) => state === 'ok')

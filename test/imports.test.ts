@@ -39,6 +39,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'commands/names.ts': [],
   // Looks at everything, and is looked at by its command alone.
   doctor: ['*'],
+  'etcd.ts': ['log', 'options', 'secrets', 'subnet/etcd'],
   'secrets.ts': ['log'],
   'iface.ts': ['netlink', 'ip', 'log'],
   'files.ts': [],

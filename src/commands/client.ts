@@ -1,14 +1,12 @@
 import { existsSync } from 'node:fs'
 import { get, type IncomingMessage, request } from 'node:http'
 import { createInterface } from 'node:readline'
+import { optionTable } from '../options.ts'
 
 /** The daemon cannot be asked; one line that says why, and what to do. */
 export class NoDaemonError extends Error {
   override readonly name = 'NoDaemonError'
 }
-
-/** The file that daemon and commands meet at, unless told otherwise. */
-const DEFAULT_SOCKET = '/run/flannel/flanneld.sock'
 
 /** Milliseconds in which a daemon that is well begins to answer. */
 const PATIENCE = 5_000
@@ -25,7 +23,7 @@ export class DaemonClient {
     flag = '-socket',
   ) {
     this.#flag = flag
-    this.socketPath = named || env.FLANNELD_CONTROL_SOCKET || DEFAULT_SOCKET
+    this.socketPath = named || env.FLANNELD_CONTROL_SOCKET || optionTable['control-socket'].default
   }
 
   /** Parses what the daemon sends; rejects with NoDaemonError. */

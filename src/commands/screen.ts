@@ -2,7 +2,7 @@
  * The status as one screen of 80 columns: what an operator has to know first stands first, and what is wrong is in colour
  * (and in words, for those without).
  */
-import type { PeerLine, RoundStatus, Status } from '../status.ts'
+import { isSound, type PeerLine, type RoundStatus, type Status } from '../status.ts'
 
 export interface Screen {
   readonly status: Status
@@ -155,8 +155,7 @@ function peerTable(
     })
     const changed = changedAt === null ? '' : span((now - Date.parse(changedAt)) / 1000, 1)
     const text = line([subnet, publicIP, pinged ? roundTrip(probe) : (mac ?? '-'), route, ...states], changed)
-    const well = route !== 'none' && Object.values(entries).every((state) => state === 'ok')
-    return well && probe?.reachable !== false ? text : paint('bad', text)
+    return isSound({ route, entries }, probe) ? text : paint('bad', text)
   })
   const total = status.kernel?.peers ?? peers.length
   const rest = total - peers.length

@@ -1,11 +1,9 @@
 import { get as httpGet } from 'node:http'
 import { get as httpsGet } from 'node:https'
+import { openEtcd } from '../etcd.ts'
 import type { Logger } from '../log.ts'
 import type { Options } from '../options.ts'
-import { readPasswordFile } from '../secrets.ts'
 import { parseNetworkConfig } from '../subnet/config.ts'
-import { EtcdClient } from '../subnet/etcd/client.ts'
-import { parseEndpoints } from '../subnet/etcd/endpoints.ts'
 import { EtcdRegistry } from '../subnet/etcd/registry.ts'
 import type { EtcdFacts } from './facts.ts'
 import { read } from './programs.ts'
@@ -23,7 +21,7 @@ export async function readEtcd(
   env: Readonly<Record<string, string | undefined>>,
 ): Promise<EtcdFacts> {
   const nothing: EtcdFacts = {
-    endpoint: etcd.endpoints[0] ?? '',
+    endpoint: etcd.endpoints.split(',')[0] ?? '',
     prefix: etcd.prefix,
     error: undefined,
     config: undefined,
@@ -40,13 +38,7 @@ export async function readEtcd(
     secure: endpoint.startsWith('https:'),
   })
   try {
-    const client = new EtcdClient({
-      endpoints: parseEndpoints(etcd.endpoints.join(',')),
-      username: etcd.username,
-      password: etcd.password.reveal() || readPasswordFile(etcd.passwordFile, env, quiet),
-      tls: { caFile: etcd.caFile, certFile: etcd.certFile, keyFile: etcd.keyFile },
-      log: quiet,
-    })
+    const client = openEtcd({ etcd }, env, quiet)
     const registry = new EtcdRegistry(client, etcd.prefix)
     const { leases, bad } = await registry.listLeases(signal)
     const endpoint = client.tally.endpoints[client.tally.current]?.url ?? nothing.endpoint

@@ -3,7 +3,7 @@
  * was started with, or else what its unit would start it with, counts as typed, after what is really typed.
  */
 import { parseFlags } from '../goflag.ts'
-import { type Options, optionTable, parseOptions } from '../options.ts'
+import { type Options, optionTable, parseOptions, variableOf } from '../options.ts'
 import { parseDotenv } from '../subnetfile.ts'
 
 /** Those of the daemon's flags that the checks have a use for. */
@@ -65,10 +65,6 @@ export function settle(
   const result = parseOptions(argv, all, { program: 'flanneld doctor', version: '' })
   if (result.kind === 'run') return { options: result.options, env: all }
   return result.kind === 'error' ? result.message : 'nothing to do'
-}
-
-function variableOf(name: Name): string {
-  return `FLANNELD_${name.toUpperCase().replaceAll('-', '_')}`
 }
 
 /** The arguments of /proc/PID/cmdline after the program: node and its flags come first, or it is one text with spaces. */

@@ -179,7 +179,7 @@ describe('settings', () => {
     )
     if (typeof settled === 'string') throw new Error(settled)
     const { options } = settled
-    expect(options.etcd).toMatchObject({ endpoints: ['http://typed:1'], prefix: '/shell' })
+    expect(options.etcd).toMatchObject({ endpoints: 'http://typed:1', prefix: '/shell' })
     expect(options.etcd.password.reveal()).toBe('')
     expect([options.ifaces, options.publicIP]).toEqual([['eth1'], ip('192.0.2.7')])
   })

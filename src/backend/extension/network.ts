@@ -1,4 +1,4 @@
-import type { Clock } from '../../clock.ts'
+import { type Clock, Nap } from '../../clock.ts'
 import { formatIpv4, formatSubnet, type Subnet, subnetKey } from '../../ip.ts'
 import type { Logger } from '../../log.ts'
 import type { Lease } from '../../subnet/lease.ts'
@@ -33,6 +33,16 @@ interface Peer {
   readonly data: string
 }
 
+/** One run of a command. */
+interface Call {
+  readonly line: string
+  readonly variables: Readonly<Record<string, string>>
+  /** For its standard input. */
+  readonly data: string
+  /** Milliseconds. */
+  readonly timeout: number
+}
+
 /**
  * Runs one command for each peer that comes, changes or goes, one after another in the order of the events. One that fails
  * is run again with growing pauses, and keeps no other peer waiting.
@@ -51,7 +61,7 @@ export class ExtensionNetwork implements Network {
   readonly #skipped = new Map<number, string>()
   /** For which a command runs now. */
   #current: number | undefined
-  #wake: (() => void) | undefined
+  readonly #nap = new Nap()
 
   constructor(options: ExtensionOptions) {
     this.#options = options
@@ -139,7 +149,7 @@ export class ExtensionNetwork implements Network {
   observeOverrun(): void {}
 
   apply(): void {
-    this.#wake?.()
+    this.#nap.wake()
   }
 
   async run(signal: AbortSignal): Promise<void> {
@@ -152,11 +162,14 @@ export class ExtensionNetwork implements Network {
         continue
       }
       const waits = [...this.#pending].map((k) => this.#failures.wait(k, now))
-      await this.#sleep(Math.min(60_000, ...waits), signal)
+      await this.#nap.sleep(clock, Math.min(60_000, ...waits), signal)
     }
     const { shutdown } = commands
     if (shutdown === undefined) return
-    const outcome = await this.#run(shutdown, own, '', SHUTDOWN_TIMEOUT, new AbortController().signal)
+    const outcome = await this.#run(
+      { line: shutdown, variables: own, data: '', timeout: SHUTDOWN_TIMEOUT },
+      new AbortController().signal,
+    )
     if (outcome !== undefined) log.error(outcome)
   }
 
@@ -165,7 +178,7 @@ export class ExtensionNetwork implements Network {
     this.#failures.clear(key)
     this.#pending.delete(key)
     this.#pending.add(key)
-    this.#wake?.()
+    this.#nap.wake()
   }
 
   /** Runs the one command that a peer's change calls for. */
@@ -179,7 +192,8 @@ export class ExtensionNetwork implements Network {
     if (wanted !== undefined) this.#told.set(key, wanted)
     const variables = { SUBNET: formatSubnet(peer.subnet), PUBLIC_IP: formatIpv4(peer.publicIP) }
     this.#current = key
-    const problem = line && (await this.#run(line, variables, peer.data, PEER_TIMEOUT, signal))
+    const call = line && { line, variables, data: peer.data, timeout: PEER_TIMEOUT }
+    const problem = call && (await this.#run(call, signal))
     this.#current = undefined
     if (signal.aborted) return
     if (!problem) {
@@ -196,13 +210,7 @@ export class ExtensionNetwork implements Network {
   }
 
   /** Resolves to what went wrong, undefined when all is well. */
-  async #run(
-    line: string,
-    variables: Readonly<Record<string, string>>,
-    data: string,
-    timeout: number,
-    signal: AbortSignal,
-  ): Promise<string | undefined> {
+  async #run({ line, variables, data, timeout }: Call, signal: AbortSignal): Promise<string | undefined> {
     const { base, log } = this.#options
     const command = { line, env: { ...base, ...variables }, input: `${data}\n`, timeout }
     const outcome = await runCommand(command, signal)
@@ -212,15 +220,5 @@ export class ExtensionNetwork implements Network {
     }
     log.info(`Ran command: ${say(line)} Output: ${say(outcome.output)}`)
     return undefined
-  }
-
-  async #sleep(ms: number, signal: AbortSignal): Promise<void> {
-    const timer = new AbortController()
-    const stop = (): void => timer.abort()
-    this.#wake = stop
-    signal.addEventListener('abort', stop, { once: true })
-    await this.#options.clock.sleep(ms, timer.signal)
-    signal.removeEventListener('abort', stop)
-    this.#wake = undefined
   }
 }

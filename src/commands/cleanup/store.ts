@@ -1,11 +1,11 @@
 /** What cleanup needs of etcd: the network when no file tells it, and the leases to give back. */
 import { posix } from 'node:path'
+import { openEtcd } from '../../etcd.ts'
 import { formatIpv4, formatSubnet, type Ipv4 } from '../../ip.ts'
 import type { Logger } from '../../log.ts'
 import type { Options } from '../../options.ts'
-import { readPasswordFile } from '../../secrets.ts'
 import { type NetworkConfig, parseNetworkConfig } from '../../subnet/config.ts'
-import { EtcdClient } from '../../subnet/etcd/client.ts'
+import type { EtcdClient } from '../../subnet/etcd/client.ts'
 import { parseEndpoints } from '../../subnet/etcd/endpoints.ts'
 import { EtcdRegistry } from '../../subnet/etcd/registry.ts'
 import { leaseKey } from '../../subnet/leasecodec.ts'
@@ -22,13 +22,7 @@ export class Store {
   /** Throws TlsFilesError, EndpointError or PasswordFileError. */
   constructor({ etcd }: Options, env: Readonly<Record<string, string | undefined>>, log: Logger) {
     this.#etcd = etcd
-    this.#client = new EtcdClient({
-      endpoints: parseEndpoints(etcd.endpoints.join(',')),
-      username: etcd.username,
-      password: etcd.password.reveal() || readPasswordFile(etcd.passwordFile, env, log),
-      tls: { caFile: etcd.caFile, certFile: etcd.certFile, keyFile: etcd.keyFile },
-      log,
-    })
+    this.#client = openEtcd({ etcd }, env, log)
     this.#registry = new EtcdRegistry(this.#client, etcd.prefix)
   }
 
@@ -64,7 +58,7 @@ export class Store {
   /** curl asks for the password itself. */
   #curl(target: string): string {
     const { endpoints, caFile, certFile, keyFile, username } = this.#etcd
-    const { base = '' } = parseEndpoints(endpoints.join(','))[0] ?? {}
+    const { base = '' } = parseEndpoints(endpoints)[0] ?? {}
     const files = { '--cacert': caFile, '--cert': certFile, '--key': keyFile, '-u': username }
     const flags = Object.entries(files).flatMap(([flag, value]) =>
       value === '' ? [] : [flag, quoted(value)],
