@@ -131,17 +131,9 @@ async function startAndRun({
     log.info(`Created subnet manager: Etcd Local Manager with Previous Subnet: ${previousText}`)
     closing.push(...(await openEndpoints(options, log, view, clock)))
 
-    const firewall = new Firewall({
-      runner: systemRunner,
-      clock: heart('firewall', FIREWALL_ROUND),
-      log,
-      resyncSeconds: options.firewallResyncSeconds,
-      generation: () => ruleset?.generation(),
-    })
+    const { firewall, close } = openFirewall(options, heart('firewall', FIREWALL_ROUND), log)
     seen.firewall = firewall
-    const ruleset =
-      options.ipMasq || options.forwardRules ? openRuleset(() => firewall.kick(), log) : undefined
-    closing.push(() => ruleset?.close())
+    closing.push(close)
     view.phase = 'waiting for config'
     systemd.status('waiting for the network config from etcd')
     const { config, source, list: asked } = await waitForConfig({ registry, signal, clock, log })
@@ -327,6 +319,23 @@ async function openEndpoints(
   if (healthz !== undefined) closing.push(await open(healthz, log, { ...health, ...forLookers }))
   if (metrics !== undefined) closing.push(await open({ ...metrics, flag: 'metrics' }, log, forLookers))
   return closing
+}
+
+/** The firewall, which hears of changes of the rules while it has some to keep; and what ends that. */
+function openFirewall(
+  options: Options,
+  clock: Clock,
+  log: Logger,
+): { readonly firewall: Firewall; readonly close: () => void } {
+  const firewall = new Firewall({
+    runner: systemRunner,
+    clock,
+    log,
+    resyncSeconds: options.firewallResyncSeconds,
+    generation: () => ruleset?.generation(),
+  })
+  const ruleset = options.ipMasq || options.forwardRules ? openRuleset(() => firewall.kick(), log) : undefined
+  return { firewall, close: () => ruleset?.close() }
 }
 
 interface Ruleset {
