@@ -35,7 +35,7 @@ export class Nap {
     this.#wake?.()
   }
 
-  /** Resolves after `ms`, or at once when the signal fires or somebody wakes it. */
+  /** Resolves after `ms`, or at once when the signal, which has not fired yet, does so or somebody wakes it. */
   async sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
     const end = new AbortController()
     const wake = (): void => end.abort()

@@ -7,7 +7,7 @@ import { RT_TABLE_MAIN } from './netlink/constants.ts'
 import { dumpLinks, type Link } from './netlink/link.ts'
 import { dumpRoutes, getRoute, type Route } from './netlink/route.ts'
 
-/** The interface that carries traffic between hosts; fixed for the life of the process. */
+/** The interface that carries traffic between hosts, as it was when it was chosen; `UnderlayWatcher` chooses again. */
 export interface ExternalInterface {
   readonly name: string
   readonly index: number

@@ -247,7 +247,10 @@ export class Node {
     }
   }
 
-  /** The line that `systemctl status` shows, when it says something new. */
+  /**
+   * The line that `systemctl status` shows, when it says something new. It has the pace, too, at which leases are dropped that
+   * were kept beyond their time: nothing tells of these.
+   */
   async #tellStatus(signal: AbortSignal): Promise<void> {
     const { systemd, view, keeper, configWatch, network, firewall } = this.#parts
     const clock = new Heartbeat('status line', this.#parts.clock, STATUS_PERIOD)

@@ -14,13 +14,9 @@ export const OPTION_GROUPS = {
   ignored: 'For old command lines',
 } as const
 
-/**
- * The one table of flags: the parser, the FLANNELD_* variables, the usage text, shell completion
- * and docs/flags.md all come from it. `ignored` marks
- * what is accepted for the sake of old command lines, and warned of.
- */
 export interface Option extends Flag {
   readonly group: keyof typeof OPTION_GROUPS
+  /** Accepted for the sake of old command lines, and warned of. */
   readonly ignored?: true
   /** Inclusive; a value outside ends the program, or with `clamp` is moved to the nearest end and warned of. */
   readonly range?: {
@@ -34,6 +30,7 @@ export interface Option extends Flag {
 /** setTimeout holds at most 2^31 - 1 milliseconds. */
 const maxSeconds = 2_147_483
 
+/** The one table of flags: parser, FLANNELD_* variables, usage text, shell completion and docs/flags.md all come from it. */
 export const optionTable = {
   'etcd-endpoints': {
     group: 'etcd',

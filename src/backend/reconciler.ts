@@ -23,14 +23,6 @@ import {
 import type { May, Operation, Step, TableKey, TableName } from './operations.ts'
 import { Refusals } from './refusals.ts'
 
-/**
- * The loop that keeps the kernel at what the leases say, whatever the backend.
- *
- * Handlers remember: leases, notifications and changes of the underlay only change memory and mark what is in doubt.
- * `apply` alone writes, and it is synchronous, so that one runs at a time. What is in doubt is read whole before
- * anything is written: the device after a link event, the tables at start, after lost notifications, after a
- * device change (the kernel drops entries with it without a word), and on a timer.
- */
 export interface ReconcilerOptions extends NetworkHooks {
   readonly rtnl: Rtnl
   readonly log: Logger
@@ -39,13 +31,21 @@ export interface ReconcilerOptions extends NetworkHooks {
   readonly resyncPeriod: number
 }
 
-/** Such applies before their refusals count as failures: one or two are a race with whoever changed the device. */
+/** Applies in a row that find the device gone or down, before what is refused counts: one or two are a race with whoever did it. */
 const PATIENT_APPLIES = 3
 /** Milliseconds in which notifications are gathered before they are answered. */
 const GATHER = 2
 /** A device or a table that can't be had is tried again after this many milliseconds at first. */
 const RETRY = 1000
 
+/**
+ * The loop that keeps the kernel at what the leases say, whatever the backend.
+ *
+ * Handlers remember: leases, notifications and changes of the underlay only change memory and mark what is in doubt.
+ * `apply` alone writes, and it is synchronous, so that one runs at a time. What is in doubt is read whole before
+ * anything is written: the device after a link event, the tables at start, after lost notifications, after a
+ * device change (the kernel drops entries with it without a word), and on a timer.
+ */
 export class Reconciler {
   readonly #model: Model
   readonly #options: ReconcilerOptions

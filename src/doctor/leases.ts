@@ -145,7 +145,7 @@ function badLeases({ etcd }: Facts): Finding[] {
   ]
 }
 
-/** Under an hour, the daemon should have renewed it long ago. */
+/** Half an hour before the end: unless -subnet-lease-renew-margin is less, the daemon should have renewed it half an hour ago. */
 const SHORT_SECONDS = 1800
 
 function own(facts: Facts): Finding[] {

@@ -1,5 +1,5 @@
 /**
- * Network devices, and what is particular to VXLAN ones.
+ * Network devices, and what is particular to VXLAN, IPIP and WireGuard ones.
  *
  * What Linux lets us change of a VXLAN device that exists (tried on 6.18, also while it is up): learning,
  * local address, underlying device, TTL, TOS, ageing. Refused, with EOPNOTSUPP and these words: "Cannot change

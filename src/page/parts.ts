@@ -10,7 +10,7 @@ export type Tone = 'ok' | 'warn' | 'bad' | 'wait'
 /** Reasons, refusals and skipped leases that are shown. */
 const LISTED = 8
 const LONGEST_TEXT = 400
-/** Milliseconds without a word from etcd after which joins may have been missed; a poll ends earlier. */
+/** So long without a word from etcd, and joins may have been missed: a poll ends earlier. */
 const QUIET_SECONDS = 600
 
 /** The parts of the page that change, by the id of the element that holds them. */
