@@ -1,5 +1,5 @@
 import type { PeerLine, Status } from '../status.ts'
-import { DaemonClient } from './client.ts'
+import { DaemonClient, NoDaemonError } from './client.ts'
 import { type CommandContext, type CommandFlags, readFlags } from './command.ts'
 import { renderScreen } from './screen.ts'
 
@@ -32,12 +32,17 @@ export async function run(args: readonly string[], context: CommandContext): Pro
     return status.health.ready ? 0 : 1
   }
   for (;;) {
-    const { status, peers } = await ask(client, limit)
+    const text = await ask(client, limit).then(
+      ({ status, peers }) => renderScreen({ status, peers, colour }),
+      (error: unknown) => {
+        // Who looks on may want to see it come back.
+        if (!(error instanceof NoDaemonError)) throw error
+        return `flanneld status: ${error.message}\n`
+      },
+    )
     // Home, the screen, then away with what was longer before: no flicker.
     const clear = out.isTTY === true ? ['\x1b[H', '\x1b[K\n', '\x1b[J'] : ['', '\n', '\n']
-    out.write(
-      clear[0] + renderScreen({ status, peers, colour }).replaceAll('\n', clear[1] ?? '\n') + clear[2],
-    )
+    out.write(clear[0] + text.replaceAll('\n', clear[1] ?? '\n') + clear[2])
     await new Promise((resolve) => setTimeout(resolve, WATCH_PERIOD))
   }
 }
