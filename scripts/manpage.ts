@@ -29,12 +29,13 @@ export function renderManPage(version: string): string {
     ...commands,
     '.SH OPTIONS',
     'As flags of Go: one dash or two, \\fB\\-name=value\\fR or \\fB\\-name value\\fR; a boolean is turned off with \\fB\\-name=false\\fR.',
-    'Each has an environment variable, which the command line beats.',
+    'Each but \\fB\\-version\\fR has an environment variable, which the command line beats.',
     ...groups,
     '.SH FILES',
     FILES.trim(),
     '.SH EXIT STATUS',
-    '0 stopped as asked, 1 it cannot go on (the last line of the log says why), 2 bad command line.',
+    '0 stopped as asked, 1 it cannot go on, as with a value that it cannot use (the last line says why), 2 the command line or a variable',
+    'cannot be read. Of the commands: status 0 ready, 1 not; doctor 0 well, 1 worth a look, 2 broken; cleanup 1 when something stayed.',
     '.SH SEE ALSO',
     '.BR mk-docker-opts.sh (8)',
   ].join('\n')}\n`
@@ -42,8 +43,8 @@ export function renderManPage(version: string): string {
 
 const DESCRIPTION = `
 Takes the network config from etcd's v2 API (<prefix>/config), leases a subnet there, makes the device flannel.1 with a route, an
-ARP and an FDB entry for every other node, keeps firewall rules, and writes the files that Docker reads. When all of that
-stands it tells systemd that it is ready. What somebody else deletes or changes is repaired at once.
+ARP and an FDB entry for every other node, and writes the files that Docker reads. When all of that stands it tells systemd
+that it is ready; the firewall rules follow. What somebody else deletes or changes is repaired at once.
 .PP
 At stop the device, routes, rules and the lease stay: containers go on talking.
 `
@@ -58,6 +59,12 @@ DOCKER_NETWORK_OPTIONS for docker.service
 .TP
 .I /etc/default/flanneld
 variables for flanneld.service
+.TP
+.I /run/flannel/flanneld.sock
+where the commands ask the running daemon; for root alone
+.TP
+.I /run/flannel/wgkey
+the private key of the wireguard backend, unless WIREGUARD_KEY_FILE names another
 `
 
 function describe(name: string, option: Option): string[] {
@@ -67,8 +74,7 @@ function describe(name: string, option: Option): string[] {
     '.TP',
     `.B \\-${roff(name)}${word === '' ? '' : ` \\fI${word}\\fR`}`,
     roff(`${option.help}${zero ? '' : ` (default ${option.default})`}`),
-    '.br',
-    `Variable: ${variableOf(name)}`,
+    ...(name === 'version' ? [] : ['.br', `Variable: ${variableOf(name)}`]),
   ]
 }
 

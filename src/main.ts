@@ -13,7 +13,7 @@ import { View } from './view.ts'
 /** Set by the build. */
 declare const VERSION: string | undefined
 
-/** The process: arguments in, exit status out. 0 stopped as asked, 1 cannot go on, 2 bad command line. */
+/** The process: arguments in, exit status out. 0 stopped as asked, 1 cannot go on, 2 a command line that cannot be read. */
 export async function run(): Promise<void> {
   const { env } = process
   const [command, ...args] = process.argv.slice(2)
