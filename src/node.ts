@@ -1,7 +1,6 @@
 import type { Network } from './backend/backend.ts'
 import type { Clock } from './clock.ts'
 import { renderDockerOptions } from './dockeropts/dockeropts.ts'
-import { writeFileAtomically } from './files.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { formatSubnet } from './ip.ts'
 import type { Logger } from './log.ts'
@@ -10,6 +9,7 @@ import type { Addresses } from './masq/rules.ts'
 import type { Memory } from './memory.ts'
 import type { Rtnl } from './netlink/conn.ts'
 import type { Options } from './options.ts'
+import { OutputFile } from './outputfile.ts'
 import type { NetworkConfig } from './subnet/config.ts'
 import type { ConfigWatch } from './subnet/configwatch.ts'
 import type { Handover } from './subnet/handover.ts'
@@ -42,7 +42,6 @@ export interface NodeParts {
 
 /** Milliseconds. */
 const STATUS_PERIOD = 5_000
-const FILE_RETRY = 5_000
 const PROBE_ROUND = 60_000
 /** What a round of the watch may take: a long poll that stays without news, and several endpoints that do not answer. */
 const WATCH_ROUND = 10 * 60_000
@@ -51,12 +50,14 @@ const WATCH_ROUND = 10 * 60_000
 export class Node {
   readonly #parts: NodeParts
   readonly #table: LeaseTable
+  readonly #files: readonly OutputFile[]
 
   constructor(parts: NodeParts) {
     this.#parts = parts
     const { config, clock, log } = parts
     this.#table = new LeaseTable({ rules: this.#rules(), subnetLen: config.subnetLen, clock, log })
     parts.view.parts.table = this.#table
+    this.#files = this.#outputFiles()
   }
 
   /**
@@ -206,35 +207,30 @@ export class Node {
     await prober.run(signal)
   }
 
-  /** Writes subnet.env and Docker's options, trying again until both are there. */
-  async #writeFiles(signal: AbortSignal): Promise<void> {
-    const { options, clock, log } = this.#parts
+  /** subnet.env, and Docker's options. */
+  #outputFiles(): OutputFile[] {
+    const { options, clock, log, view } = this.#parts
     const { subnetFile, dockerOpts } = options
-    const files = [{ what: 'subnet file', path: subnetFile, flag: '-subnet-file', render: renderSubnetFile }]
+    const common = { clock, log, ready: () => view.ready.aborted }
+    const files = [
+      new OutputFile({
+        ...common,
+        ...{ what: 'subnet file', path: subnetFile, flag: '-subnet-file' },
+        render: () => renderSubnetFile(this.#fileContent()),
+      }),
+    ]
     if (dockerOpts) {
       const { file: path, key } = dockerOpts
-      const render = (content: SubnetFileContent): string => renderDockerOptions(content, key)
-      files.push({ what: 'docker options', path, flag: '-docker-opts-file', render })
+      const render = (): string => renderDockerOptions(this.#fileContent(), key)
+      files.push(
+        new OutputFile({ ...common, what: 'docker options', path, flag: '-docker-opts-file', render }),
+      )
     }
-    for (const { what, path, flag, render } of files) {
-      for (let failures = 0; !signal.aborted; failures++) {
-        try {
-          // Rendered for each try: the MTU may have changed since the last.
-          writeFileAtomically(path, render(this.#fileContent()))
-          log.info(`Wrote ${what} to ${path}`)
-          break
-        } catch (error) {
-          if (failures === 0) {
-            const reason = error instanceof Error ? error.message : String(error)
-            log.warn(
-              `Failed to write ${what}: ${reason}; trying again every ${FILE_RETRY / 1000} s, and READY=1 waits for it: ` +
-                `let flanneld write there, or choose another ${flag}`,
-            )
-          }
-          await clock.sleep(FILE_RETRY, signal)
-        }
-      }
-    }
+    return files
+  }
+
+  async #writeFiles(signal: AbortSignal): Promise<void> {
+    for (const writing of this.#files.map((file) => file.write(signal))) await writing
   }
 
   #fileContent(): SubnetFileContent {

@@ -43,6 +43,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   'secrets.ts': ['log'],
   'iface.ts': ['netlink', 'ip', 'log'],
   'files.ts': [],
+  'outputfile.ts': ['clock', 'files', 'log'],
   'subnetfile.ts': ['ip'],
   'durations.ts': [],
   'heartbeat.ts': ['clock'],
