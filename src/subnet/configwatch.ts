@@ -31,6 +31,7 @@ export class ConfigWatch {
   /** What stands in etcd; undefined when nothing does. */
   #text: string | undefined
   #index: number
+  /** '' until an answer has told. */
   #clusterId: string
   #unsound = false
   #pending: readonly string[] = []
@@ -82,6 +83,7 @@ export class ConfigWatch {
     )
     if (step.kind !== 'idle') return true
     this.#index = step.index
+    this.#clusterId ||= step.clusterId
     if (step.waited) return false
     if (clock.now() - asked < PAUSE_MS) await clock.sleep(PAUSE_MS, signal)
     return true
@@ -96,6 +98,8 @@ export class ConfigWatch {
     } catch (error) {
       if (!isEtcdCode(error, EcodeKeyNotFound) && !isEtcdCode(error, EcodeNotFile)) throw error
       this.#index = error.index ?? 0
+      // It does not say whose it is, and if that is another cluster than before, each wait for a change would end at once.
+      this.#clusterId = ''
       this.#lack(
         isEtcdCode(error, EcodeNotFile)
           ? error.reason

@@ -165,3 +165,20 @@ it('asks nothing of an etcd that has no news, and little of one that ends its po
   }
   expect(log.lines.filter((line) => !line.startsWith('debug'))).toEqual([])
 })
+
+it('waits in another cluster, which has no config, as in the one before', async () => {
+  await etcd.stop()
+  etcd.wipe()
+  etcd.clusterId = 'another'
+  await etcd.start()
+  await until('a pause', () => clock.sleeping === 1)
+  clock.advance(5_000)
+  await said(/^error .*it was removed/)
+  await watched()
+  const before = etcd.requests.length
+  // While these go to and fro, so would its own.
+  for (let i = 0; i < 10; i++) await openRegistry(client).listLeases(stop.signal)
+  expect(etcd.requests).toHaveLength(before + 10)
+  write(START)
+  await said(/^info The network config in etcd is the one in use again/)
+})
