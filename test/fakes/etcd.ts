@@ -53,6 +53,8 @@ class Refusal extends Error {
 }
 
 const HISTORY = 1_000
+/** What is over is there for a moment still: etcd looks twice a second. */
+const LATE_MS = 50
 
 export class FakeEtcd {
   readonly #now: () => number
@@ -306,7 +308,7 @@ export class FakeEtcd {
 
   #expire(): void {
     const due = [...this.#nodes.values()].filter(
-      ({ expires }) => expires !== undefined && expires <= this.#time(),
+      ({ expires }) => expires !== undefined && expires + LATE_MS <= this.#time(),
     )
     for (const node of due.sort((a, b) => (a.expires ?? 0) - (b.expires ?? 0))) {
       if (this.#nodes.get(node.key) === node) this.#remove('expire', node)
@@ -402,7 +404,8 @@ export class FakeEtcd {
       ...(dir ? { dir } : { value }),
       ...(expires === undefined
         ? {}
-        : { expiration: new Date(expires).toISOString(), ttl: this.#ttlOf(node) }),
+        : // 0 is empty for Go, and left out.
+          { expiration: new Date(expires).toISOString(), ttl: this.#ttlOf(node) || undefined }),
       ...(children.length === 0 ? {} : { nodes: children.map((child) => this.#render(child, depth - 1)) }),
       modifiedIndex,
       createdIndex,

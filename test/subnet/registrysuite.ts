@@ -170,6 +170,17 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
       expect(await registry.readLease(at, signal)).toMatchObject({ kind: 'lease', lease: { ttl: undefined } })
     })
 
+    it('takes a lease whose time is over, until etcd drops it, for one that ends and for no reservation', async () => {
+      await raw('PUT', `${SUBNETS}/10.5.2.0-24`, { value: VALUE, ttl: '1' })
+      const seen = new Set<number | undefined>()
+      for (;;) {
+        const record = await registry.readLease(subnet('10.5.2.0/24'), signal)
+        if (record.kind !== 'lease') break
+        seen.add(record.lease.ttl)
+      }
+      expect([...seen]).toEqual([1, 0])
+    })
+
     it('reads one lease: absent, there, unreadable', async () => {
       const at = subnet('10.5.33.0/24')
       expect(await registry.readLease(at, signal)).toEqual({ kind: 'absent' })

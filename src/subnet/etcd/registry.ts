@@ -214,7 +214,9 @@ const REMOVALS: ReadonlySet<string> = new Set(['delete', 'expire', 'compareAndDe
  * A node of etcd's answer as it came, with fields left out that are empty for Go. Each is read where it is needed: a copy of
  * each of 65,000 nodes would cost more than all the rest.
  */
-type EtcdNode = Readonly<Record<'key' | 'dir' | 'value' | 'nodes' | 'ttl' | 'modifiedIndex', unknown>>
+type EtcdNode = Readonly<
+  Record<'key' | 'dir' | 'value' | 'nodes' | 'ttl' | 'expiration' | 'modifiedIndex', unknown>
+>
 
 function isNode(json: unknown): json is EtcdNode {
   return typeof json === 'object' && json !== null
@@ -257,8 +259,16 @@ function decodeLease(node: EtcdNode): Lease | BadLease {
   if (node.dir === true) return badLease(path, 'it is a directory')
   const attributes = decodeLeaseValue(textOf(node))
   if (typeof attributes === 'string') return badLease(path, attributes)
-  const ttl = typeof node.ttl === 'number' ? Math.max(0, node.ttl) : undefined
-  return { subnet, attributes, ttl, modifiedIndex: indexOf(node) }
+  return { subnet, attributes, ttl: ttlOf(node), modifiedIndex: indexOf(node) }
+}
+
+/**
+ * For up to half a second after its end etcd still shows a key. Its TTL is 0 then, which is left out, and only the expiration tells
+ * it from a key that has none.
+ */
+function ttlOf({ ttl, expiration }: EtcdNode): number | undefined {
+  if (typeof ttl === 'number') return Math.max(0, ttl)
+  return typeof expiration === 'string' ? 0 : undefined
 }
 
 function badLease(path: string, reason: string): BadLease {
