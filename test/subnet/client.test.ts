@@ -129,6 +129,15 @@ describe('fail-over', () => {
       'answers 503',
       () => listen((socket) => void socket.end('HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n')),
     ],
+    // Of a host that is not in --host-whitelist.
+    [
+      'does not know the host',
+      () => listen((socket) => void socket.end('HTTP/1.1 421 No\r\nContent-Length: 5\r\n\r\netcd\n')),
+    ],
+    [
+      'is a gateway that forbids',
+      () => listen((socket) => void socket.end('HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\n<p>')),
+    ],
   ])('a GET goes on when the first endpoint %s, and stays where it was answered', async (_, start) => {
     const client = open(`${await start()},${etcd.url}`)
     await expect(ask(client)).resolves.toMatchObject({ body: { action: 'get' } })
@@ -206,7 +215,13 @@ describe('answers that are none', () => {
       { kind: 'http', status: 502, transient: true },
       /HTTP 502.*Bad Gateway$/,
     ],
-    ['teapot', answer(418, ''), { kind: 'http', status: 418, transient: false }, /HTTP 418$/],
+    ['teapot', answer(418, ''), { kind: 'protocol', status: 418, transient: true }, /HTTP 418$/],
+    [
+      'refused by a gateway',
+      answer(403, '<html>Forbidden</html>'),
+      { kind: 'protocol', status: 403 },
+      /HTTP 403 unauthorized: check -etcd-username/,
+    ],
     [
       'refused',
       answer(401, '{"message":"Insufficient credentials"}'),

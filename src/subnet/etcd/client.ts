@@ -386,7 +386,9 @@ function refusal(call: Call, status: number, text: string): EtcdError {
     })
   }
   if (status === 401 || status === 403) {
-    return call.error('auth', `HTTP ${status} ${message || 'unauthorized'}${AUTH_HINT}`, { status })
+    // Whoever refuses in other words than JSON is not etcd, and the next endpoint may be.
+    const kind = body === undefined ? 'protocol' : 'auth'
+    return call.error(kind, `HTTP ${status} ${message || 'unauthorized'}${AUTH_HINT}`, { status })
   }
   if (status >= 500) {
     const what = status === 500 || status === 503 ? 'has no leader or is overloaded' : 'failed'
@@ -404,7 +406,7 @@ function refusal(call: Call, status: number, text: string): EtcdError {
       },
     )
   }
-  return call.error('http', `HTTP ${status}${quote(message || text)}`, { status, transient: false })
+  return call.error('protocol', `HTTP ${status}${quote(message || text)}`, { status })
 }
 
 const AUTH_HINT = ': check -etcd-username and -etcd-password'

@@ -9,9 +9,9 @@ export const EcodeUnauthorized = 110
 export const EcodeEventIndexCleared = 401
 
 /**
- * `etcd`: etcd answered with one of its error numbers. `auth`: it refused our credentials. `http`: another HTTP
- * status. `protocol`: the answer is none etcd gives. `timeout`, `transport`: there was no complete answer. `overtaken`: etcd
- * has answered what it was asked later, so that there will hardly be one.
+ * `etcd`: etcd answered with one of its error numbers. `auth`: it refused our credentials. `http`: it, or a gateway, is in
+ * trouble (5xx). `protocol`: the answer is none etcd gives. `timeout`, `transport`: there was no complete answer. `overtaken`:
+ * etcd has answered what it was asked later, so that there will hardly be one.
  */
 export type EtcdErrorKind = 'etcd' | 'auth' | 'http' | 'protocol' | 'timeout' | 'overtaken' | 'transport'
 
