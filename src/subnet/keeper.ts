@@ -247,13 +247,12 @@ export class LeaseKeeper {
       })
       return
     }
-    await this.#write(this.#lease.modifiedIndex, signal)
+    await this.#write(this.#lease, signal)
   }
 
-  /** Writes our attributes and a full TTL over what stands at `prevIndex`. */
-  async #write(prevIndex: number, signal: AbortSignal): Promise<void> {
+  /** Writes our attributes and a full TTL over what stands there; a reservation stays one, whoever made it. */
+  async #write({ subnet, ttl, modifiedIndex: prevIndex }: Lease, signal: AbortSignal): Promise<void> {
     const { registry, clock, log } = this.#options
-    const { subnet, ttl } = this.#lease
     const attributes = this.#attributes
     const renewed = ttl === undefined ? undefined : LEASE_TTL_SECONDS
     try {
@@ -360,12 +359,13 @@ export class LeaseKeeper {
   async #putRight(record: TakenLease, what: string, signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#options
     const { subnet } = this.#lease
-    const index = record.kind === 'lease' ? record.lease.modifiedIndex : record.modifiedIndex
+    const there =
+      record.kind === 'lease' ? record.lease : { ...this.#lease, modifiedIndex: record.modifiedIndex }
     const again = clock.now() - this.#lastForeign < QUARREL_MS
     this.#lastForeign = clock.now()
     if (!again) {
       log.warn(`Lease (${formatSubnet(subnet)}) was overwritten, putting it right: ${what}`)
-      return await this.#write(index, signal)
+      return await this.#write(there, signal)
     }
     if (!this.#quarrelling) {
       log.error(
@@ -374,7 +374,7 @@ export class LeaseKeeper {
       )
     }
     this.#quarrelling = true
-    this.#adopt(record.kind === 'lease' ? record.lease : { ...this.#lease, modifiedIndex: index })
+    this.#adopt(there)
   }
 }
 

@@ -284,6 +284,18 @@ describe('foreign writes', () => {
     ).toHaveLength(1)
   })
 
+  it('of somebody who makes it a reservation, by our public IP alone: it becomes one', async () => {
+    await keep()
+    await settled()
+    etcd.put(KEY, '{"PublicIP":"192.168.77.1"}')
+    await until('it is right again', () => etcd.get(KEY) === OWN_VALUE)
+    expect(etcd.ttl(KEY)).toBeUndefined()
+    await until(
+      'the line',
+      () => log.matching(/^info Lease .* is a reservation and is not renewed/).length === 1,
+    )
+  })
+
   it('of a twin with our public IP: put right once, then named loudly and left until the renewal', async () => {
     await keep()
     etcd.put(KEY, TWIN_VALUE, { ttl: 86_400 })
