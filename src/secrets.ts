@@ -41,7 +41,8 @@ export function maskArguments(args: readonly string[]): string[] | undefined {
   const masked = args.map((arg, i) => {
     if (/^--?etcd-password=./.test(arg)) return arg.replace(/=.*/s, '=***')
     if (/^--?etcd-password$/.test(args[i - 1] ?? '')) return '***'
-    return arg.replace(/(:\/\/[^/:@]*):[^/@]*@/g, '$1:***@')
+    // Up to the last @ before the next URL: a password may hold one.
+    return arg.replace(/(:\/\/[^/:@]*):(?:(?!:\/\/).)*@/g, '$1:***@')
   })
   return masked.some((arg, i) => arg !== args[i]) ? masked : undefined
 }

@@ -58,6 +58,10 @@ it.each([
     ['-etcd-endpoints=http://u:p@a:1,https://v:q@b:2'],
     ['-etcd-endpoints=http://u:***@a:1,https://v:***@b:2'],
   ],
+  [
+    ['-etcd-endpoints=http://a:1,http://u:p@w@b:2,http://c/@'],
+    ['-etcd-endpoints=http://a:1,http://u:***@b:2,http://c/@'],
+  ],
   [['-etcd-endpoints=http://[::1]:2379', '-etcd-password-file', '/p', '-etcd-password='], undefined],
 ])('%j is shown as %j', (args, masked) => {
   expect(maskArguments(args)).toEqual(masked)

@@ -11,7 +11,8 @@ export function redact(text: string, known: readonly string[] = []): string {
       /((?:password|passwd|secret|token|psk|presharedkey|privatekey)["']?(?:\s*:\s*|\s+))("[^"]*"|'[^']*'|[^\s"',}]+)/gi,
       '$1(removed)',
     )
-    .replace(/(\/\/)[^/@\s"']*@/g, '$1(removed)@')
+    // Up to the last @ before the next URL: a password may hold one.
+    .replace(/(\/\/)(?:(?!\/\/)[^\s"'])*@/g, '$1(removed)@')
     .replace(/(Authorization:\s*).*/gi, '$1(removed)')
     .replace(
       /-----BEGIN ([A-Z ]*PRIVATE KEY)-----[\s\S]*?(-----END \1-----|$)/g,
@@ -28,7 +29,7 @@ const SHORTEST = 3
 export function secretsOf(args: readonly string[], variables: readonly string[]): string[] {
   const found = [...args, ...variables].flatMap((text) => {
     const value = /^(?:--?etcd-password|FLANNELD_ETCD_PASSWORD)=([\s\S]+)$/.exec(text)?.[1]
-    const inUrls = [...text.matchAll(/\/\/[^/:@\s]*:([^/@\s]+)@/g)].map((match) => match[1] ?? '')
+    const inUrls = [...text.matchAll(/\/\/[^/:@\s]*:((?:(?!\/\/)\S)+)@/g)].map((match) => match[1] ?? '')
     return [...(value === undefined ? [] : [value]), ...inUrls]
   })
   const flag = args.findIndex((arg) => /^--?etcd-password$/.test(arg))

@@ -13,6 +13,8 @@ describe('what leaves the machine has no secret in it', () => {
     '{"password":"hunter2"}',
     '{"password": "hunter2"}',
     'https://user:hunter2@etcd.example:2379/v2',
+    'FLANNELD_ETCD_ENDPOINTS=http://a:2379,http://user:a@hunter2@b:2379',
+    'http://user:a/hunter2@etcd.example:2379',
     'Authorization: Basic hunter2',
     '-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----',
     '-----BEGIN PRIVATE KEY-----\nhunter2',
@@ -40,7 +42,7 @@ it('knows the secrets of a process', () => {
         '-etcd-password',
         'one secret',
         '--etcd-password=two',
-        '-etcd-endpoints=http://u:three@a:1,http://b:2',
+        '-etcd-endpoints=http://u:thr@ee@a:1,http://b:2',
       ],
       [
         'FLANNELD_ETCD_PASSWORD=four',
@@ -49,5 +51,5 @@ it('knows the secrets of a process', () => {
         'FLANNELD_ETCD_PASSWORD=x',
       ],
     ).sort(),
-  ).toEqual(['five', 'four', 'one secret', 'three', 'two'])
+  ).toEqual(['five', 'four', 'one secret', 'thr@ee', 'two'])
 })

@@ -101,7 +101,21 @@ describe('endpoints', () => {
   })
 
   it('keeps credentials out of what it says and shows', () => {
-    expect(() => parseEndpoints('https//root:secret@host:1')).toThrow(expect.not.stringContaining('secret'))
+    for (const text of [
+      'https//root:secret@host:1',
+      'root:secret@host:1',
+      'http://root:a/secret@host:1',
+      'http://root:a@secret@host:99999',
+      'http://root:secret,b@host:1',
+      'http://root:secret%@host:1',
+    ]) {
+      const parse = (): unknown => parseEndpoints(text)
+      expect(parse, text).toThrow(EndpointError)
+      expect(parse, text).toThrow(expect.not.stringContaining('secret'))
+    }
+    for (const text of ['10.0.0.1:2379', '[::1]:2379', 'http://::1:2379', 'http://etcd.example:99999/v2']) {
+      expect(() => parseEndpoints(text), text).toThrow(`"${text}"`)
+    }
     const [endpoint] = parseEndpoints('http://root:se%3Acret@host:1')
     expect(endpoint).toMatchObject({ base: 'http://host:1', authorization: `Basic ${btoa('root:se:cret')}` })
   })

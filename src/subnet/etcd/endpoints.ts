@@ -34,12 +34,19 @@ export function parseEndpoints(list: string): Endpoint[] {
     return {
       base: url.origin + url.pathname.replace(/\/+$/, ''),
       secure: url.protocol === 'https:',
-      authorization:
-        url.username === ''
-          ? undefined
-          : basicAuthorization(decodeURIComponent(url.username), decodeURIComponent(url.password)),
+      authorization: url.username === '' ? undefined : authorizationOf(url),
     }
   })
+}
+
+function authorizationOf({ username, password, host }: URL): string {
+  try {
+    return basicAuthorization(decodeURIComponent(username), decodeURIComponent(password))
+  } catch {
+    throw new EndpointError(
+      `etcd endpoint "***@${host}": a % in its user name or password that does not begin an escape must be written %25`,
+    )
+  }
 }
 
 /** RFC 7617; the text is a secret. */
@@ -47,6 +54,9 @@ export function basicAuthorization(user: string, password: string): string {
   return `Basic ${Buffer.from(`${user}:${password}`).toString('base64')}`
 }
 
+/** Without what may be a password, even where a character that it should have escaped has torn it from its URL. */
 function redact(text: string): string {
-  return text.replace(/\/\/[^@/]*@/, '//***@')
+  const host = text.replace(/^(https?:\/\/)?.*@/i, '$1***@')
+  // Neither the rest of a URL nor of an IPv6 address, nor a port.
+  return host.replace(/:(?!\/\/|[\da-f:]*\]?(:\d*)?(\/|$)).*/i, ':***')
 }
