@@ -1,12 +1,14 @@
 /** How files are put in place, whatever they hold. */
 import {
   closeSync,
+  constants,
   existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
   readFileSync,
   renameSync,
+  statSync,
   unlinkSync,
   writeSync,
 } from 'node:fs'
@@ -15,10 +17,17 @@ import { basename, dirname, join } from 'node:path'
 /**
  * Puts a file in place so that a reader, or a power cut, finds either the old or the new bytes: temporary file in
  * the same folder, fsync, rename, fsync of the folder. Missing folders are made (0755); the file's mode is 0644
- * less the umask. A file that already has these bytes is left alone. Throws node's file system errors.
+ * less the umask. A file that already has these bytes is left alone. What stands there and is no file, such as /dev/null, is
+ * written to: a rename would take it from everybody. Throws node's file system errors.
  */
 export function writeFileAtomically(path: string, text: string): void {
   const wanted = Buffer.from(text)
+  const there = statSync(path, { throwIfNoEntry: false })
+  if (there !== undefined && !there.isFile() && !there.isDirectory()) {
+    // Nobody may be at the other end of a pipe.
+    writeAll(openSync(path, constants.O_WRONLY | constants.O_NONBLOCK), wanted)
+    return
+  }
   if (readIfThere(path)?.equals(wanted)) return
   const directory = dirname(path)
   makeFolder(directory)
@@ -26,7 +35,7 @@ export function writeFileAtomically(path: string, text: string): void {
   // their process ids may be the same.
   const temporary = join(directory, `.${basename(path)}.${Math.random().toString(36).slice(2)}`)
   try {
-    writeAndSync(temporary, wanted)
+    writeAll(openSync(temporary, 'wx', 0o644), wanted, fsyncSync)
     renameSync(temporary, path)
   } catch (error) {
     removeIfThere(temporary)
@@ -52,11 +61,10 @@ export function makeFolder(path: string): void {
   }
 }
 
-function writeAndSync(path: string, bytes: Buffer): void {
-  const file = openSync(path, 'wx', 0o644)
+function writeAll(file: number, bytes: Buffer, sync: (file: number) => void = () => undefined): void {
   try {
     for (let written = 0; written < bytes.length; ) written += writeSync(file, bytes, written)
-    fsyncSync(file)
+    sync(file)
   } finally {
     closeSync(file)
   }

@@ -1,4 +1,19 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import {
+  closeSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -48,4 +63,23 @@ test('a path that cannot be written throws, and leaves nothing behind', () => {
   writeFileSync(join(folder, 'inner'), '')
   expect(() => writeFileAtomically(join(folder, 'inner/file'), text)).toThrow(/ENOTDIR|EEXIST/)
   expect(() => writeFileAtomically('/proc/none/deeper/file', text)).toThrow(/ENOENT/)
+})
+
+test('writes to what is no file, be it behind a link, and leaves it what it is', () => {
+  const link = join(folder, 'link')
+  symlinkSync('/dev/null', link)
+  writeFileAtomically(link, text)
+  expect(lstatSync(link).isSymbolicLink()).toBe(true)
+  expect(statSync('/dev/null').isCharacterDevice()).toBe(true)
+
+  const pipe = join(folder, 'pipe')
+  execFileSync('mkfifo', [pipe])
+  // Nobody reads, and nobody waits for that.
+  expect(() => writeFileAtomically(pipe, text)).toThrow('ENXIO')
+  const reader = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK)
+  writeFileAtomically(pipe, text)
+  const bytes = Buffer.alloc(100)
+  expect(bytes.toString('utf8', 0, readSync(reader, bytes))).toBe(text)
+  closeSync(reader)
+  expect(statSync(pipe).isFIFO()).toBe(true)
 })
