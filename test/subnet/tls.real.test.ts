@@ -135,6 +135,16 @@ describe('a real etcd that asks for client certificates', () => {
     expect(await listing(etcd.url, tls())).toMatch(message)
   })
 
+  it('is trusted for an intermediate CA in the file, whose own is not', async () => {
+    const intermediate = certificates.issue('between', authority, { authority: true })
+    const other = await serve(certificates.issue('served', intermediate))
+    try {
+      expect(await listing(other.url, { caFile: intermediate.certFile, ...client })).toBe('0 leases')
+    } finally {
+      await other.remove()
+    }
+  })
+
   it('is not spoken to in plain', async () => {
     expect(await listing(etcd.url.replace('https', 'http'), {})).toMatch(/HTTP 400|reset|ended|socket/)
   })

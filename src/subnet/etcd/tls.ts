@@ -16,6 +16,9 @@ export class TlsFilesError extends Error {
   override readonly name = 'TlsFilesError'
 }
 
+/** As for Go, every certificate in the file is an authority, be it an intermediate one whose issuer is not there. */
+const RULES = { minVersion: 'TLSv1.2', allowPartialTrustChain: true } as const
+
 /**
  * Makes the https agent from PEM files, and makes a new one when a file was replaced, so that the next connection
  * uses a renewed certificate. A replacement that cannot be used (half written, or a key that does not fit yet)
@@ -73,13 +76,13 @@ export class TlsAgent {
         import('node:crypto'),
       ])
       const pem = readPem(this.#files)
-      const secureContext = tls.createSecureContext({ ...pem, minVersion: 'TLSv1.2' })
+      const secureContext = tls.createSecureContext({ ...pem, ...RULES })
       const ca = pem.ca ?? systemRoots(tls)
       const previous = this.#agent
       this.#agent = new https.Agent({
         keepAlive: true,
         keepAliveMsecs: KEEP_ALIVE_MS,
-        minVersion: 'TLSv1.2',
+        ...RULES,
         ...pem,
         ...(pem.ca === undefined && ca !== undefined
           ? { ca }
