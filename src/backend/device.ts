@@ -99,7 +99,7 @@ function ensureAddress(
   { name, address: wanted }: { readonly name: string; readonly address: Ipv4 },
 ): string[] {
   const found = rtnl.dump(dumpAddresses({ family: 4, index }))
-  const right = (a: Address): boolean => a.address === wanted && a.length === 32
+  const right = (a: Address): boolean => a.address === wanted && a.peer === wanted && a.length === 32
   const strays = found.filter((a) => !right(a))
   const changes: string[] = []
   if (strays.length >= 2 && strays.length === found.length) {
@@ -113,8 +113,13 @@ function ensureAddress(
     rtnl.execute(addAddress({ index, name, address: wanted, length: 32 }))
     changes.push(`added address ${formatIpv4(wanted)}/32`)
   }
-  for (const { address, length } of strays) {
-    rtnl.execute(deleteAddress({ index, name, address, length }))
+  for (const { address, peer, length } of strays) {
+    try {
+      rtnl.execute(deleteAddress({ index, name, address, peer, length }))
+    } catch (error) {
+      // The kernel takes secondary addresses away with the first of their subnet.
+      if (!(error instanceof NetlinkError && error.code === 'EADDRNOTAVAIL')) throw error
+    }
     changes.push(`removed address ${formatIpv4(Number(address))}/${length}`)
   }
   return changes

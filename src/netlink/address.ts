@@ -22,6 +22,8 @@ import { AttributeReader, getU32, type MessageWriter } from './wire.ts'
 export interface Address {
   readonly index: number
   readonly address: IpAddress
+  /** The other end of a point-to-point address (`ip address add ... peer`), which the prefix is of; else the address itself. */
+  readonly peer: IpAddress
   /** Prefix length. */
   readonly length: number
   /** RT_SCOPE_*. */
@@ -38,18 +40,19 @@ interface AddressOf {
   /** Of the device, for the error. */
   readonly name: string
   readonly address: IpAddress
+  readonly peer?: IpAddress
   readonly length: number
 }
 
 // struct ifaddrmsg { u8 ifa_family; u8 ifa_prefixlen; u8 ifa_flags; u8 ifa_scope; u32 ifa_index; }
 const IFADDRMSG = 8
 
-function encode(writer: MessageWriter, { index, address, length }: AddressOf): void {
+function encode(writer: MessageWriter, { index, address, peer = address, length }: AddressOf): void {
   writer
     .octets(typeof address === 'number' ? AF_INET : AF_INET6, length, 0, 0)
     .u32(index)
     .attributeIp(IFA_LOCAL, address)
-    .attributeIp(IFA_ADDRESS, address)
+    .attributeIp(IFA_ADDRESS, peer)
 }
 
 /** Adds an address of global scope, without label or broadcast; EEXIST when the device has it. */
@@ -90,7 +93,7 @@ export function decodeAddress(bytes: Uint8Array, start = 0, end = bytes.length):
   const family = bytes[start]
   if (attributes.failed || (family !== AF_INET && family !== AF_INET6)) return undefined
   let local: IpAddress | undefined
-  let address: IpAddress | undefined
+  let peer: IpAddress | undefined
   let broadcast: IpAddress | undefined
   let label: string | undefined
   let flags = bytes[start + 2] ?? 0
@@ -99,9 +102,8 @@ export function decodeAddress(bytes: Uint8Array, start = 0, end = bytes.length):
       case IFA_LOCAL:
         local = attributes.ip()
         break
-      // On a point-to-point device this is the other side's.
       case IFA_ADDRESS:
-        address = attributes.ip()
+        peer = attributes.ip()
         break
       case IFA_BROADCAST:
         broadcast = attributes.ip()
@@ -115,8 +117,10 @@ export function decodeAddress(bytes: Uint8Array, start = 0, end = bytes.length):
         break
     }
   }
-  const own = local ?? address
-  if (attributes.failed || own === undefined) return undefined
+  // IPv6 has a local address of its own only where there is another end.
+  const address = local ?? peer
+  if (attributes.failed || address === undefined) return undefined
   const [length = 0, scope = 0] = [bytes[start + 1], bytes[start + 3]]
-  return { index: getU32(bytes, start + 4), address: own, length, scope, label, flags, broadcast }
+  const index = getU32(bytes, start + 4)
+  return { index, address, peer: peer ?? address, length, scope, label, flags, broadcast }
 }

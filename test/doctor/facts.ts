@@ -93,7 +93,7 @@ export function route(to: string, oif: number, gateway?: string): Route {
 
 export function address(index: number, text: string): Facts['network']['addresses'][number] {
   const cidr = subnet(text)
-  return { index, ...cidr, scope: 0, label: undefined, flags: 0, broadcast: undefined }
+  return { index, ...cidr, peer: cidr.address, scope: 0, label: undefined, flags: 0, broadcast: undefined }
 }
 
 const DEVICE = vxlan('flannel.1', 5, 1)

@@ -178,6 +178,7 @@ describe('what we read', () => {
       ...{
         index: 4,
         address: 0x64400100,
+        peer: 0xc0000202,
         length: 24,
         scope: 253,
         label: 'eth0:1',

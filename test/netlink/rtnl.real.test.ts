@@ -144,7 +144,8 @@ describe('an address', () => {
     expect(run(`ip -o -4 addr show dev ${device}`)[0]).toContain('inet 100.64.0.0/32 scope global flannel.1')
     expect(rtnl.dump(dumpAddresses({ family: 4, index }))).toEqual([
       {
-        ...{ index, address, length: 32, scope: RT_SCOPE_UNIVERSE, label: device, flags: IFA_F_PERMANENT },
+        ...{ index, address, peer: address, length: 32, scope: RT_SCOPE_UNIVERSE },
+        ...{ label: device, flags: IFA_F_PERMANENT },
         broadcast: undefined,
       },
     ])

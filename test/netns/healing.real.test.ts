@@ -121,6 +121,25 @@ const FAULTS: readonly Fault[] = [
     told: /flannel\.1: added address 172\.30\./,
   },
   {
+    what: 'its address given another end',
+    by: ({ node, own }) =>
+      node.ipBatch([
+        `address add ${own} peer 192.0.2.2/32 dev flannel.1`,
+        `address del ${own}/32 dev flannel.1`,
+      ]),
+    told: /flannel\.1: added address \S+, removed address /,
+  },
+  {
+    what: 'an address with another end added',
+    by: ({ node }) => node.ip('address add 192.0.2.1 peer 192.0.2.2/32 dev flannel.1'),
+    told: /flannel\.1: removed address 192\.0\.2\.1\/32/,
+  },
+  {
+    what: 'two addresses of one subnet added, the second of which goes with the first',
+    by: ({ node }) => node.ipBatch([1, 2].map((host) => `address add 192.0.2.${host}/24 dev flannel.1`)),
+    told: /flannel\.1: removed address 192\.0\.2\.1\/24/,
+  },
+  {
     what: 'its MTU changed',
     by: ({ node }) => node.ip('link set flannel.1 mtu 1300'),
     told: /flannel\.1: MTU 1300 -> 1450/,
