@@ -58,6 +58,8 @@ export class Reconciler {
   #lastCompare: Round | undefined
   #started = false
   #deviceInDoubt = true
+  /** What the device has to be is new: to bring it there takes part in no fight, and waits for none. */
+  #deviceRedefined = false
   #tablesInDoubt = true
   #snapshotSeen = false
   /** All peers were put, and nothing else has happened since. */
@@ -163,6 +165,7 @@ export class Reconciler {
   /** What the device has to be has changed: take it in with the next apply. */
   deviceChanged(): void {
     this.#deviceInDoubt = true
+    this.#deviceRedefined = true
     this.wake()
   }
 
@@ -275,7 +278,8 @@ export class Reconciler {
     if (!this.#deviceInDoubt) return
     const { log, clock, drain } = this.#options
     const { name } = this.#model
-    const wait = this.#started ? this.#disturbed.wait('device', clock.now()) : 0
+    const redefined = this.#deviceRedefined
+    const wait = this.#started && !redefined ? this.#disturbed.wait('device', clock.now()) : 0
     if (wait > 0) {
       this.#retryAt = Math.min(this.#retryAt, clock.now() + wait)
       return
@@ -290,7 +294,7 @@ export class Reconciler {
     else for (const change of changes) log.info(`${name}: ${change}`)
     if (this.#started && changes.length > 0) {
       this.#disturbed.count('device', 'device')
-      if (this.#disturbed.slowDown('device', clock.now())) {
+      if (!redefined && this.#disturbed.slowDown('device', clock.now())) {
         log.warn(
           `somebody keeps changing ${name}; repairing it more slowly from now on`,
           this.#disturbed.who('device'),
@@ -305,6 +309,7 @@ export class Reconciler {
     }
     this.#disturbed.forget('device')
     this.#deviceInDoubt = false
+    this.#deviceRedefined = false
     this.#started = true
     // What our own changes made the kernel say is read here; if somebody else's are among them, the device is in doubt again.
     drain()

@@ -384,6 +384,31 @@ export function healingSuite(make: () => Machine): void {
       }
     })
 
+    it('that changes over and over is followed each time, and nobody is blamed', async () => {
+      const running = start([ALICE, BOB])
+      for (let i = 0; i < 40; i++) {
+        op.do(op.set('eth0', { mtu: 1400 + i }))
+        running.network.setUnderlay(underlayOf(op))
+        await running.settle(SOON)
+        expect(op.link(DEVICE).mtu).toBe(1350 + i)
+      }
+      expect(running.logged.filter((line) => line.includes('somebody'))).toEqual([])
+    })
+
+    it('is followed at once while somebody fights over the device', async () => {
+      const running = start([ALICE, BOB])
+      for (let i = 0; i < 100; i++) {
+        op.do(op.set(DEVICE, { mtu: 1300 }))
+        await running.settle(SOON)
+      }
+      expect(op.link(DEVICE).mtu).toBe(1300)
+      op.do(op.set('eth0', { mtu: 1400 }))
+      running.network.setUnderlay(underlayOf(op))
+      await running.settle(SOON)
+      expect(op.link(DEVICE).mtu).toBe(1350)
+      running.expectState([ALICE, BOB])
+    })
+
     it('that is set down and up brings direct routes back', async () => {
       const near: Peer = { ...ALICE, ip: '192.0.2.11', kind: 'direct' }
       const running = start([near, BOB], { directRouting: true })
