@@ -16,7 +16,7 @@ import { dumpAddresses } from './netlink/address.ts'
 import type { Rtnl } from './netlink/conn.ts'
 import { IFF_RUNNING } from './netlink/constants.ts'
 import { NetlinkError } from './netlink/errors.ts'
-import { dumpLinks } from './netlink/link.ts'
+import { dumpLinks, type Link } from './netlink/link.ts'
 import type { Notification } from './netlink/monitor.ts'
 import type { InterfaceAddress } from './subnet/validate.ts'
 
@@ -121,6 +121,7 @@ export class UnderlayWatcher {
     let now: ExternalInterface
     try {
       now = this.#isAsItWas() ? before : chooseInterface(readNetworkView(rtnl), choice, quiet(log))
+      if (now.index !== before.index) this.#read(now.index)
     } catch (error) {
       if (!(error instanceof InterfaceError || error instanceof NetlinkError)) throw error
       if (this.#trouble === '') log.warn(`${error.message}; keeping ${before.name} as it was`)
@@ -151,11 +152,16 @@ export class UnderlayWatcher {
   #isAsItWas(): boolean {
     const { rtnl } = this.#parts
     const { index, name, mtu, address } = this.#current
-    const link = rtnl.dump(dumpLinks()).find((link) => link.index === index)
-    // A notification that was lost may have told of the wire, too.
-    this.#wireIs(link !== undefined && (link.flags & IFF_RUNNING) !== 0)
+    const link = this.#read(index)
     if (this.#trouble !== '' || link?.name !== name || link.mtu !== mtu) return false
     return rtnl.dump(dumpAddresses({ family: 4 })).some((of) => of.index === index && of.address === address)
+  }
+
+  /** Reads the interface, and whether packets can pass: a lost notification may have told of that, or nobody asked for any yet. */
+  #read(index: number): Link | undefined {
+    const link = this.#parts.rtnl.dump(dumpLinks()).find((link) => link.index === index)
+    this.#wireIs(link !== undefined && (link.flags & IFF_RUNNING) !== 0)
+    return link
   }
 }
 

@@ -34,8 +34,8 @@ export function underlaySuite(make: () => Machine): void {
 
   const defaultRoute = () => op.route('replace', { to: '0.0.0.0/0', via: '192.0.2.254', dev: 'eth0' })
   /** The kernel tells of a carrier in its own time. */
-  const carrier = async (there: boolean): Promise<void> => {
-    const running = (): boolean => (op.link('eth0').flags & IFF_RUNNING) !== 0
+  const carrier = async (there: boolean, name = 'eth0'): Promise<void> => {
+    const running = (): boolean => (op.link(name).flags & IFF_RUNNING) !== 0
     await waitFor(() => running() === there, { what: 'the carrier' })
   }
   const pass = async (ms: number): Promise<void> => {
@@ -164,6 +164,21 @@ export function underlaySuite(make: () => Machine): void {
     expect(happened.length).toBeGreaterThan(0)
     await pass(SOON)
     expect(happened.at(-1)).toBe('eth0 192.0.2.1 1439')
+  })
+
+  it('goes away, and the one that is chosen then has a carrier', async () => {
+    op.do(op.veth('eth1', 'far1'))
+    op.do(op.set('far1', { up: true }))
+    op.do(op.set('eth1', { up: true }))
+    op.do(op.address('add', 'eth1', '198.51.100.1/24'))
+    op.do(op.route('add', { to: '0.0.0.0/0', via: '198.51.100.254', dev: 'eth1', metric: 100 }))
+    await carrier(true, 'eth1')
+    await pass(SOON)
+    op.do(op.unlink('eth0'))
+    await pass(SOON)
+    expect(happened.at(-1)).toBe('eth1 198.51.100.1 1500')
+    expect(watcher.up).toBe(true)
+    expect(logged).toEqual([expect.stringMatching(/^W .* changed from eth0 .* to eth1 .*; following it$/)])
   })
 
   it.each(['heard of', 'never told'])('loses its carrier and has it again, which is %s', async (how) => {
