@@ -6,17 +6,26 @@ import { NetlinkError } from '../netlink/errors.ts'
 import { changeLink, getLink, type Link } from '../netlink/link.ts'
 import { DeviceError } from './model.ts'
 
-/** A device by name or by index, undefined when there is none. Throws NetlinkError. */
+/** A device by name or by index, undefined when there is none. Throws NetlinkError, and DeviceError when the name is another's altname. */
 export function findLink(
   rtnl: Rtnl,
   by: { readonly name: string } | { readonly index: number },
 ): Link | undefined {
+  let link: Link
   try {
-    return rtnl.get(getLink(by))
+    link = rtnl.get(getLink(by))
   } catch (error) {
     if (error instanceof NetlinkError && error.code === 'ENODEV') return undefined
     throw error
   }
+  // The kernel looks among alternative names, too; who bears ours as such is no device of ours, and keeps us from making one.
+  if ('name' in by && link.name !== by.name) {
+    throw new DeviceError(
+      `${by.name} is an alternative name of interface ${link.name}; ` +
+        `take it away (ip link property del dev ${link.name} altname ${by.name})`,
+    )
+  }
+  return link
 }
 
 /** The device of that name, if there is one. Throws NetlinkError, and DeviceError when it is of another kind: somebody else's. */

@@ -126,6 +126,20 @@ describe('a device that is there already', () => {
     await daemon.stop()
   })
 
+  test('of somebody else that has its name as an alternative one is left alone', async () => {
+    await node.ip('link del flannel.1').catch(() => undefined)
+    await node.ipBatch([
+      'link add theirs type vxlan id 7 dev eth0 dstport 4789',
+      'link property add dev theirs altname flannel.1',
+    ])
+    const daemon = await lab.daemon(1)
+    onTestFinished(() => void daemon.stop('SIGKILL'))
+    expect(await daemon.exited()).toEqual({ code: 1, signal: null })
+    expect(daemon.log()).toContain('flannel.1 is an alternative name of interface theirs; take it away')
+    // It is there still.
+    await node.ip('link del theirs')
+  })
+
   test('that was renamed meanwhile gets its name back', async () => {
     await node.ip('link del flannel.1').catch(() => undefined)
     await (await start()).stop()
