@@ -31,7 +31,7 @@ export interface ReconcilerOptions extends NetworkHooks {
   readonly resyncPeriod: number
 }
 
-/** Applies in a row that find the device gone or down, before what is refused counts: one or two are a race with whoever did it. */
+/** Applies in a row that find gone what entries lead through, before what is refused counts: one or two are a race with whoever took it away. */
 const PATIENT_APPLIES = 3
 /** Milliseconds in which notifications are gathered before they are answered. */
 const GATHER = 2
@@ -69,8 +69,10 @@ export class Reconciler {
   #lostWithDevice = false
   /** What the compare after that found not as believed. Of this, what is there too much did not go with the device. */
   #surprising: readonly TableKey[] = []
-  /** Applies in a row in which the device was found gone or down only when it was written to. */
-  #deviceRefusals = 0
+  /** Whether this apply has found the device gone or down, or a nexthop object gone, only when an entry was written. */
+  #foundGone = false
+  /** Applies in a row that have. */
+  #races = 0
   #troubles = 0
   #trouble: string | undefined
   #retryAt = Number.POSITIVE_INFINITY
@@ -348,8 +350,10 @@ export class Reconciler {
     const repaired: Operation[] = []
     const fought: Operation[] = []
     const refused: NetlinkError[] = []
+    const recovered: string[] = []
     let done = 0
     let deleted = false
+    this.#foundGone = false
     const pending = new Set<string>()
     // With nothing to remember about any key, the thousands of a first snapshot need no look-ups by text.
     const calm = this.#refusals.size === 0 && this.#disturbed.size === 0
@@ -369,6 +373,8 @@ export class Reconciler {
         if (error === undefined || (operation.action === 'delete' && isGone(error, operation.request))) {
           done++
           deleted ||= operation.action === 'delete'
+          if (this.#refusals.size > 0 && this.#refusals.forget(idOf(operation)))
+            recovered.push(operation.request.operation())
           if (this.#succeeded(operation)) {
             repaired.push(operation)
             this.#model.repaired?.(operation)
@@ -384,7 +390,8 @@ export class Reconciler {
     // The kernel reports a deleted neighbour or FDB entry as if it had done it by itself. Read while nothing is wanted
     // there, that is no news; after the peer came back it would look like somebody else's doing.
     if (deleted) drain()
-    this.#deviceRefusals = this.#deviceInDoubt ? this.#deviceRefusals + 1 : 0
+    this.#races = this.#foundGone ? this.#races + 1 : 0
+    if (recovered.length > 0) log.info(`${some(recovered)}: works again`)
     const [first] = repaired
     if (first !== undefined) {
       const what = some(repaired.map((operation) => operation.request.operation()))
@@ -411,9 +418,8 @@ export class Reconciler {
   /** Returns whether it mended what somebody else had changed. */
   #succeeded(operation: Operation): boolean {
     operation.acknowledged()
-    if (this.#refusals.size === 0 && this.#disturbed.size === 0 && !this.#lostWithDevice) return false
+    if (this.#disturbed.size === 0 && !this.#lostWithDevice) return false
     const id = idOf(operation)
-    if (this.#refusals.forget(id)) this.#options.log.info(`${operation.request.operation()}: works again`)
     if (operation.action === 'delete' && !this.#disturbed.has(id) && this.#isSurprise(operation))
       this.#disturbed.found(id)
     const repair = this.#disturbed.has(id)
@@ -429,11 +435,13 @@ export class Reconciler {
 
   /** Returns whether it is news that this is refused. */
   #refused(operation: Operation, error: NetlinkError, now: number): boolean {
-    if (error.code === 'ENODEV' || error.code === 'ENETDOWN') {
-      // The device went away under us: look at it before the next try, which need not wait the first time.
-      this.#deviceInDoubt = true
+    const ofDevice = error.code === 'ENODEV' || error.code === 'ENETDOWN'
+    if (ofDevice || error.code === operation.request.lacking) {
+      // It went away under us: look at it before the next try, which need not wait the first time.
+      this.#deviceInDoubt ||= ofDevice
       this.#tablesInDoubt = true
-      if (this.#deviceRefusals < PATIENT_APPLIES) {
+      this.#foundGone = true
+      if (this.#races < PATIENT_APPLIES) {
         this.#retryAt = now
         return false
       }

@@ -7,6 +7,8 @@ export interface NetlinkRequest {
   readonly flags: number
   /** Of a deletion: an errno with which the kernel says "not there", beyond those that always say so. */
   readonly gone?: string | undefined
+  /** Of a write: an errno with which the kernel says that what the entry leads through is not there, beyond those of its device. */
+  readonly lacking?: string | undefined
   /** "write FDB entry 02:00:00:00:00:02 -> 192.0.2.2 on flannel.1"; built only when there is an error to report. */
   operation(): string
   /** Writes the payload, now or later, and the same each time. */
@@ -18,6 +20,7 @@ export interface RequestKind<E> {
   readonly type: number
   readonly flags: number
   readonly gone?: string
+  readonly lacking?: string
   encode(writer: MessageWriter, entry: E): void
   operation(entry: E, device: string): string
 }
@@ -43,6 +46,10 @@ export class EntryRequest<E> implements NetlinkRequest {
 
   get gone(): string | undefined {
     return this.#kind.gone
+  }
+
+  get lacking(): string | undefined {
+    return this.#kind.lacking
   }
 
   operation(): string {

@@ -92,6 +92,11 @@ const REPLACE: RequestKind<RouteSpec> = {
   operation: (route, device) => `write route ${words(route, device)}`,
 }
 
+/** What the kernel answers where there is no nexthop object of the number that a route names. */
+const NO_NEXTHOP = 'EINVAL'
+
+const REPLACE_THROUGH_NEXTHOP: RequestKind<RouteSpec> = { ...REPLACE, lacking: NO_NEXTHOP }
+
 const DELETE: RequestKind<RouteSpec> = {
   type: RTM_DELROUTE,
   flags: 0,
@@ -99,18 +104,15 @@ const DELETE: RequestKind<RouteSpec> = {
   operation: (route, device) => `delete route ${words(route, device)}`,
 }
 
-const DELETE_THROUGH_NEXTHOP: RequestKind<RouteSpec> = {
-  ...DELETE,
-  // No object of this number, so no route through it.
-  gone: 'EINVAL',
-}
+/** No object of this number, so no route through it. */
+const DELETE_THROUGH_NEXTHOP: RequestKind<RouteSpec> = { ...DELETE, gone: NO_NEXTHOP }
 
 /**
  * Writes a route in the place of the one with the same destination, TOS and metric, if there is one: whoever
  * made that, and whichever device it goes to. Without `oif` the kernel finds the device.
  */
 export function replaceRoute(route: RouteSpec, device: string): NetlinkRequest {
-  return new EntryRequest(REPLACE, route, device)
+  return new EntryRequest(route.nexthopId === undefined ? REPLACE : REPLACE_THROUGH_NEXTHOP, route, device)
 }
 
 /**

@@ -18,6 +18,7 @@ import {
   RTM_NEWNEXTHOP,
   RTM_NEWROUTE,
 } from '../../../src/netlink/constants.ts'
+import { deleteNexthop } from '../../../src/netlink/nexthop.ts'
 import { FakeMachine } from '../../conformance/machine.ts'
 import { DEVICE, type NodeOptions, type Peer, peer, prepare, TestNode } from '../../conformance/node.ts'
 import { Operator } from '../../conformance/operator.ts'
@@ -28,6 +29,8 @@ const LATER = 61_000
 const ALICE = peer(1)
 const BOB = peer(2)
 const CAROL = peer(3)
+/** Of the first peer beyond the limit of plain routes: its place in 10.240.0.0/12. */
+const NEXTHOP_ID = 0xf1000000 + 0x400 + PLAIN_ROUTES + 1
 
 const CALLS = {
   ...{ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR },
@@ -269,6 +272,44 @@ describe('beyond the limit of plain routes', () => {
   })
 })
 
+describe('somebody who takes nexthop objects away while routes through them are written', () => {
+  const last: Peer = { ...peer(PLAIN_ROUTES + 1), kind: 'nexthop' }
+  const many = [...Array.from({ length: PLAIN_ROUTES }, (_, i) => peer(i + 1)), last]
+  const through = (words: string): boolean => words.startsWith('RTM_NEWROUTE') && words.includes('nexthopId')
+
+  it('costs the next try, which does not wait', async () => {
+    let armed = false
+    const interfere = (words: string): boolean => {
+      if (armed && through(words)) {
+        armed = false
+        op.do(deleteNexthop(NEXTHOP_ID))
+      }
+      return false
+    }
+    const running = newNode({ refuse: interfere }).start(many)
+    await running.settle(SOON)
+    running.forget()
+    armed = true
+    op.do(deleteNexthop(NEXTHOP_ID))
+    await running.settle(SOON)
+    expect(armed).toBe(false)
+    running.expectState(many)
+    expect(running.logged.filter((line) => line.startsWith('E'))).toEqual([])
+  })
+
+  it('and who does not stop does not make us spin', async () => {
+    const interfere = (words: string): boolean => {
+      if (through(words)) op.try(deleteNexthop(NEXTHOP_ID))
+      return false
+    }
+    const running = newNode({ refuse: interfere }).start(many)
+    await running.settle(SOON)
+    running.forget()
+    await running.settle(LATER)
+    expect(running.writes.filter(through).length).toBeLessThan(60)
+  })
+})
+
 describe('answers', () => {
   it.each([1, 2, 3, 4, 5, 8, 20])('of which %i are lost are asked for again', async (lost) => {
     const running = newNode().start([ALICE, BOB])
@@ -313,7 +354,9 @@ describe('a failure that lasts', () => {
     running.forget()
     await running.settle(LATER)
     running.expectState([ALICE, BOB])
-    expect(running.logged.filter((line) => line.includes('works again'))).toHaveLength(2)
+    expect(running.logged).toEqual([
+      expect.stringMatching(/^I write neighbour .*; write FDB entry .*: works again$/),
+    ])
     expect(running.network.status.tables).toMatchObject({ neighbour: { failed: 0 }, fdb: { failed: 0 } })
   })
 
