@@ -71,8 +71,8 @@ export function renameLink(rtnl: Rtnl, link: Link, rename: string): string {
 }
 
 /**
- * Brings MTU, IPv4 address and state of a device to what they have to be, and says in words what it changed. Throws
- * NetlinkError, and DeviceError when the device has several addresses and not the wanted one.
+ * Brings MTU, IPv4 address and state of a device to what they have to be, and says in words what it changed. It is part of no
+ * bridge or VRF, which would take what arrives by it. Throws NetlinkError, and DeviceError when the device has several addresses and not the wanted one.
  */
 export function ensureLink(
   rtnl: Rtnl,
@@ -89,6 +89,10 @@ export function ensureLink(
   const changes: string[] = []
   const { index } = link
   const { name, mtu } = wanted
+  if (link.master !== undefined) {
+    rtnl.execute(changeLink({ index, name, master: 0 }))
+    changes.push(`was part of interface ${link.master}, taken out`)
+  }
   if (link.mtu !== mtu) {
     rtnl.execute(changeLink({ index, name, mtu }))
     changes.push(`MTU ${link.mtu} -> ${mtu}`)

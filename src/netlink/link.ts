@@ -65,7 +65,7 @@ export interface Link {
   readonly txQueueLength: number
   /** The device that this one stands on, IFLA_LINK. */
   readonly parent: number | undefined
-  /** The bridge or bond that this one is part of. */
+  /** The bridge, bond or VRF that this one is part of. */
   readonly master: number | undefined
   readonly vxlan: VxlanAttributes | undefined
   readonly ipip: IpipAttributes | undefined
@@ -211,14 +211,17 @@ export function changeLink(change: {
   readonly mac?: MacAddress
   readonly rename?: string
   readonly txQueueLength?: number
+  /** 0 takes it out of what it is part of. */
+  readonly master?: number
 }): NetlinkRequest {
-  const { index, name, up, mtu, mac, rename, txQueueLength } = change
+  const { index, name, up, mtu, mac, rename, txQueueLength, master } = change
   const words = [
     up === undefined ? undefined : `set ${up ? 'up' : 'down'}`,
     mtu === undefined ? undefined : `set MTU ${mtu}`,
     mac === undefined ? undefined : `set MAC ${mac}`,
     txQueueLength === undefined ? undefined : `set queue length ${txQueueLength}`,
     rename === undefined ? undefined : `rename to ${rename}`,
+    master === undefined ? undefined : `set master ${master}`,
   ]
   return {
     type: RTM_NEWLINK,
@@ -229,6 +232,7 @@ export function changeLink(change: {
       if (mtu !== undefined) writer.attributeU32(IFLA_MTU, mtu)
       if (txQueueLength !== undefined) writer.attributeU32(IFLA_TXQLEN, txQueueLength)
       if (rename !== undefined) writer.attributeString(IFLA_IFNAME, rename)
+      if (master !== undefined) writer.attributeU32(IFLA_MASTER, master)
     },
     operation: () => `change ${name}: ${words.filter((word) => word !== undefined).join(', ')}`,
   }

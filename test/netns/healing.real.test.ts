@@ -116,6 +116,11 @@ const FAULTS: readonly Fault[] = [
     told: /flannel\.1: renamed stolen0 back to flannel\.1/,
   },
   {
+    what: 'the device made part of a bridge',
+    by: ({ node }) => node.ipBatch(['link add br0 type bridge', 'link set flannel.1 master br0']),
+    told: /flannel\.1: was part of interface \d+, taken out/,
+  },
+  {
     what: 'its address removed',
     by: ({ node, own }) => node.ip(`address del ${own}/32 dev flannel.1`),
     told: /flannel\.1: added address 172\.30\./,

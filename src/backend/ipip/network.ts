@@ -122,7 +122,8 @@ class IpipModel implements Model {
     if (link.index !== this.#index && link.name !== DEVICE) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'
-    const right = link.index === this.#index && link.mtu === spec.mtu && link.name === DEVICE
+    const named = link.index === this.#index && link.name === DEVICE
+    const right = named && link.mtu === spec.mtu && link.master === undefined
     return right && difference(link, spec) === undefined ? 'nothing' : 'device'
   }
 

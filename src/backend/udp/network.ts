@@ -185,7 +185,8 @@ class UdpModel implements Model {
     if (link.index !== index) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'
-    return link.mtu === underlay.mtu - OVERHEAD && link.name === name ? 'nothing' : 'device'
+    const right = link.mtu === underlay.mtu - OVERHEAD && link.name === name && link.master === undefined
+    return right ? 'nothing' : 'device'
   }
 
   /** Of any backend type, as in flannel: whoever listens on our port can be reached. */

@@ -153,6 +153,7 @@ class VxlanModel implements Model {
       link.mtu === mtu &&
       link.mac === mac &&
       link.name === name &&
+      link.master === undefined &&
       difference(link, this.device) === undefined
     return right ? 'nothing' : 'device'
   }

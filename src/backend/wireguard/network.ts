@@ -169,7 +169,8 @@ class WireGuardModel implements Model {
     if (link.index !== index && link.name !== DEVICE) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
     if (deleted || !link.up) return 'entries'
-    return link.index === index && link.mtu === this.mtu && link.name === DEVICE ? 'nothing' : 'device'
+    const named = link.index === index && link.name === DEVICE
+    return named && link.mtu === this.mtu && link.master === undefined ? 'nothing' : 'device'
   }
 
   put(lease: Lease): void {
