@@ -7,6 +7,7 @@ import { formatIpv4, type Ipv4, type MacAddress } from '../ip.ts'
 import {
   AF_BRIDGE,
   NDA_DST,
+  NDA_IFINDEX,
   NDA_LLADDR,
   NDA_PORT,
   NDA_VNI,
@@ -32,9 +33,10 @@ export interface FdbEntry {
   readonly state: number
   /** NTF_*. */
   readonly flags: number
-  /** UDP port and VNI, where they are not the device's own. */
+  /** UDP port, VNI and index of the interface under it, where they are not the device's own. */
   readonly port: number | undefined
   readonly vni: number | undefined
+  readonly via: number | undefined
 }
 
 interface NewFdbEntry {
@@ -44,7 +46,8 @@ interface NewFdbEntry {
   readonly state?: number
 }
 
-type OldFdbEntry = Pick<FdbEntry, 'index' | 'mac' | 'destination'> & Partial<Pick<FdbEntry, 'port' | 'vni'>>
+type OldFdbEntry = Pick<FdbEntry, 'index' | 'mac' | 'destination'> &
+  Partial<Pick<FdbEntry, 'port' | 'vni' | 'via'>>
 
 const REPLACE: RequestKind<NewFdbEntry> = {
   type: RTM_NEWNEIGH,
@@ -60,11 +63,12 @@ const REPLACE: RequestKind<NewFdbEntry> = {
 const DELETE: RequestKind<OldFdbEntry> = {
   type: RTM_DELNEIGH,
   flags: 0,
-  encode(writer, { index, mac, destination, port, vni }) {
+  encode(writer, { index, mac, destination, port, vni, via }) {
     ndmsg(writer, AF_BRIDGE, index, 0, NTF_SELF).attributeMac(NDA_LLADDR, mac)
     if (destination !== undefined) writer.attributeIp(NDA_DST, destination)
     if (port !== undefined) writer.attributeU16be(NDA_PORT, port)
     if (vni !== undefined) writer.attributeU32(NDA_VNI, vni)
+    if (via !== undefined) writer.attributeU32(NDA_IFINDEX, via)
   },
   operation({ mac, destination }, device) {
     const to = destination === undefined ? '' : ` -> ${formatIpv4(destination)}`
@@ -104,6 +108,7 @@ export function decodeFdbEntry(bytes: Uint8Array, start = 0, end = bytes.length)
   let destination: Ipv4 | undefined
   let port: number | undefined
   let vni: number | undefined
+  let via: number | undefined
   while (attributes.next()) {
     switch (attributes.type) {
       case NDA_LLADDR:
@@ -118,10 +123,13 @@ export function decodeFdbEntry(bytes: Uint8Array, start = 0, end = bytes.length)
       case NDA_VNI:
         vni = attributes.u32()
         break
+      case NDA_IFINDEX:
+        via = attributes.u32()
+        break
     }
   }
   if (attributes.failed || mac === undefined) return undefined
   const state = getU16(bytes, start + 8)
   const flags = bytes[start + 10] ?? 0
-  return { index: getU32(bytes, start + 4), mac, destination, state, flags, port, vni }
+  return { index: getU32(bytes, start + 4), mac, destination, state, flags, port, vni, via }
 }

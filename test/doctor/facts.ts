@@ -143,6 +143,7 @@ export const WELL: Facts = {
         flags: NTF_SELF,
         port: undefined,
         vni: undefined,
+        via: undefined,
       },
     ],
     macAssigned: 3,

@@ -74,7 +74,7 @@ describe('what was encoded decodes to the same', () => {
   it('FDB entry', () => {
     fc.assert(
       fc.property(fdbEntry, (entry) => {
-        const own = { port: undefined, vni: undefined }
+        const own = { port: undefined, vni: undefined, via: undefined }
         expect(decodeFdbEntry(payloadOf(replaceFdbEntry(entry, 'x')))).toEqual({ ...entry, flags: 2, ...own })
       }),
     )

@@ -331,7 +331,7 @@ const goldens: Golden[] = [
     operation: 'write FDB entry 02:00:00:00:00:02 -> 192.0.2.2 on flannel.1',
     decoded: {
       ...{ index, mac: '02:00:00:00:00:02', destination: ip('192.0.2.2'), state: 0xc0, flags: 2 },
-      ...{ port: undefined, vni: undefined },
+      ...{ port: undefined, vni: undefined, via: undefined },
     },
   },
   {

@@ -325,7 +325,14 @@ describe('an FDB entry', () => {
     rtnl.execute(replaceFdbEntry({ index, mac: mac2, destination: 0xc0000209 }, device))
     rtnl.execute(replaceFdbEntry({ index, mac: mac2, destination: 0xc0000202 }, device))
     expect(run(`bridge fdb show dev ${device}`)).toEqual([`${mac2} dst 192.0.2.2 self permanent`])
-    const entry = { index, mac: mac2, destination: 0xc0000202, port: undefined, vni: undefined }
+    const entry = {
+      index,
+      mac: mac2,
+      destination: 0xc0000202,
+      port: undefined,
+      vni: undefined,
+      via: undefined,
+    }
     expect(rtnl.dump(dumpFdb({ index }))).toEqual([{ ...entry, state: NUD_PERMANENT, flags: NTF_SELF }])
     // Another destination than it has: the kernel says that it is done, and does nothing.
     rtnl.execute(deleteFdbEntry({ ...entry, destination: 0xc0000209 }, device))

@@ -69,6 +69,7 @@ interface NeighbourJson {
 interface FdbJson {
   readonly mac: string
   readonly dst?: string
+  readonly viaIf?: string
   readonly flags?: readonly string[]
   readonly state?: string
 }
@@ -124,8 +125,8 @@ function neighbourText({ dst, lladdr, state }: NeighbourJson): string {
   return `${dst} lladdr ${lladdr} ${state.join(',')}`
 }
 
-function fdbText({ mac, dst, flags = [], state }: FdbJson): string {
-  return [mac, 'dst', dst, ...flags, state].join(' ')
+function fdbText({ mac, dst, viaIf, flags = [], state }: FdbJson): string {
+  return [mac, 'dst', dst, ...(viaIf === undefined ? [] : ['via', viaIf]), ...flags, state].join(' ')
 }
 
 function deviceDifferences(link: LinkJson, expected: Expected): readonly string[] {

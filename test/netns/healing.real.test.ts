@@ -101,6 +101,12 @@ const FAULTS: readonly Fault[] = [
     told: /repaired what was changed behind our back: /,
   },
   {
+    what: "a stranger's FDB entry by way of an interface",
+    by: ({ node }) =>
+      node.bridge('fdb add 02:00:00:00:77:78 dev flannel.1 dst 10.200.77.77 via eth0 self permanent'),
+    told: REMOVED,
+  },
+  {
     what: 'the device deleted',
     by: ({ node }) => node.ip('link del flannel.1'),
     told: /flannel\.1: created flannel\.1/,

@@ -29,6 +29,7 @@ export function wantedFdbEntry({ mac, underlay }: Vtep, { device }: Links): Want
     flags: NTF_SELF,
     port: undefined,
     vni: undefined,
+    via: undefined,
   }
 }
 

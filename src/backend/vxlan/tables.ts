@@ -83,7 +83,7 @@ function ownsFdbEntry(f: FdbEntry, links: Links): boolean {
 }
 
 function leadsToOne(a: FdbEntry, b: FdbEntry): boolean {
-  return a.destination === b.destination && a.port === b.port && a.vni === b.vni
+  return a.destination === b.destination && a.port === b.port && a.vni === b.vni && a.via === b.via
 }
 
 function neighbourKey(n: Neighbour): number {
@@ -91,8 +91,8 @@ function neighbourKey(n: Neighbour): number {
 }
 
 /** A MAC has one destination, which a write replaces; only to a multicast or the all-zero one the kernel gives several. */
-function fdbKey({ mac, destination, port, vni }: FdbEntry): string {
-  return isGroup(mac) ? `${mac} ${destination ?? ''} ${port ?? ''} ${vni ?? ''}` : mac
+function fdbKey({ mac, destination, port, vni, via }: FdbEntry): string {
+  return isGroup(mac) ? `${mac} ${destination ?? ''} ${port ?? ''} ${vni ?? ''} ${via ?? ''}` : mac
 }
 
 function isGroup(mac: MacAddress): boolean {

@@ -9,7 +9,7 @@ const links = { device: 4, parent: 3 }
 const neighbour = { index: 4, address: 0x0af40100, mac: '02:00:00:00:00:02', state: 0x80, flags: 0 }
 const fdb = {
   ...{ index: 4, mac: '02:00:00:00:00:02', destination: 0xc0000202, state: 0x80, flags: 2 },
-  ...{ port: undefined, vni: undefined },
+  ...{ port: undefined, vni: undefined, via: undefined },
 }
 const route = {
   ...{ destination: vtep.subnet, table: 254, protocol: 3, scope: 0, type: 1, tos: 0, metric: 0 },

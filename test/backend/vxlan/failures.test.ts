@@ -21,7 +21,7 @@ import {
 import { deleteNexthop } from '../../../src/netlink/nexthop.ts'
 import { FakeMachine } from '../../conformance/machine.ts'
 import { DEVICE, type NodeOptions, type Peer, peer, prepare, TestNode } from '../../conformance/node.ts'
-import { Operator } from '../../conformance/operator.ts'
+import { ip, Operator } from '../../conformance/operator.ts'
 import type { Injection } from '../../fakes/kernel.ts'
 
 const SOON = 100
@@ -180,11 +180,29 @@ describe('a notification', () => {
     running.forget()
     const { index } = op.link(DEVICE)
     const value = { index, mac: ALICE.mac, destination: 0xc6336442, state: 128, flags: 2 }
-    const deleted = { value: { ...value, port: undefined, vni: undefined }, deleted: true, replaced: false }
+    const deleted = {
+      value: { ...value, port: undefined, vni: undefined, via: undefined },
+      deleted: true,
+      replaced: false,
+    }
     running.network.observe([{ kind: 'fdb', ...deleted, portId: 99 }])
     await running.settle(SOON)
     expect(running.writes).toEqual([])
     expect(running.network.status.repairs).toMatchObject({ fdb: 0 })
+  })
+
+  it('of an FDB entry that leads to the peer by way of another interface is news', async () => {
+    const running = newNode().start([ALICE])
+    await running.settle(SOON)
+    running.forget()
+    const value = {
+      ...{ index: op.link(DEVICE).index, mac: ALICE.mac, destination: ip(ALICE.ip) },
+      state: 128,
+    }
+    const there = { ...value, flags: 2, port: undefined, vni: undefined, via: op.link('eth0').index }
+    running.network.observe([{ kind: 'fdb', value: there, deleted: false, replaced: false, portId: 0 }])
+    await running.settle(SOON)
+    expect(running.writes).toHaveLength(1)
   })
 
   it("of a route replaced in a row with somebody else's leaves none of ours behind", async () => {

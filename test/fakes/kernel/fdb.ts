@@ -96,7 +96,7 @@ export class ForwardingTable {
 }
 
 function notice(index: number, mac: MacAddress, state: number, destination: Ipv4): FdbEntry {
-  return { index, mac, destination, state, flags: NTF_SELF, port: undefined, vni: undefined }
+  return { index, mac, destination, state, flags: NTF_SELF, port: undefined, vni: undefined, via: undefined }
 }
 
 function isGroup(mac: MacAddress): boolean {
