@@ -51,8 +51,10 @@ export function ensureIpip(
 }
 
 /** What makes a device unusable as it stands, as `<what>: <wanted> vs <found>`, or undefined. */
-export function difference({ ipip }: Link, { local }: IpipSpec): string | undefined {
+export function difference({ ipip, parent = 0 }: Link, { local }: IpipSpec): string | undefined {
   if (ipip === undefined) return 'attributes: some vs none'
+  // One that is bound to an interface sends, and takes, by that alone.
+  if (parent !== 0) return `interface: any vs ${parent}`
   if (ipip.local !== local) return `local IP: ${formatIpv4(local)} vs ${formatIpv4(ipip.local)}`
   if (ipip.remote !== 0) return `remote IP: any vs ${formatIpv4(ipip.remote)}`
   if (ipip.ttl !== 0) return `ttl: inherit vs ${ipip.ttl}`
