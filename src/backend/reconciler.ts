@@ -188,8 +188,9 @@ export class Reconciler {
       this.#loadIfInDoubt()
     } catch (error) {
       if (!(error instanceof NetlinkError || error instanceof DeviceError)) throw error
+      this.#troubles++
+      if (error.message !== this.#trouble) log.error(`${error.message}; trying again until it works`)
       this.#trouble = error.message
-      if (this.#troubles++ === 0) log.error(`${error.message}; trying again until it works`)
       this.#retryAt = clock.now() + Math.min(60_000, RETRY * 2 ** Math.min(this.#troubles - 1, 6))
       return
     }

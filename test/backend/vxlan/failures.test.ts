@@ -392,6 +392,24 @@ describe('a failure that lasts', () => {
     expect(running.network.status.tables).toMatchObject({ neighbour: { failed: 0 }, fdb: { failed: 0 } })
   })
 
+  it('of the device for another reason than before is told of, too', async () => {
+    const running = newNode().start([ALICE])
+    await running.settle(SOON)
+    const injection = inject('RTM_NEWLINK', 'ENOMEM', 1000)
+    op.do(op.unlink(DEVICE))
+    await running.settle(LATER)
+    running.forget()
+    op.do(op.bridge(DEVICE))
+    await running.settle(LATER)
+    expect(running.logged).toEqual([
+      expect.stringContaining(`E an interface ${DEVICE} of kind bridge exists already`),
+    ])
+    injection.times = 0
+    op.do(op.unlink(DEVICE))
+    await running.settle(LATER)
+    running.expectState([ALICE])
+  })
+
   it('of the device is one line, tried again with pauses, and ends', async () => {
     const running = newNode().start([ALICE])
     await running.settle(SOON)
