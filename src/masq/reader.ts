@@ -7,8 +7,8 @@
  *   iptables -S CHAIN, twice         2.7          34            2.9             29
  *   iptables -C RULE, six times      7.8         125            9.0            112   (what flannel does)
  *
- * So it is one `iptables-save`, and chain by chain where the dump is long and the variant is nf_tables. The
- * legacy one always dumps: `iptables-save` takes no lock there, while `-S` does and holds up others.
+ * So it is one `iptables-save`, and chain by chain where the variant is nf_tables and the dump is long, or ends at a rule of somebody
+ * else's. The legacy one always dumps: `iptables-save` takes no lock there, while `-S` does and holds up others.
  */
 import { type Capabilities, CommandError, type Runner } from './exec.ts'
 import { type ChainLine, formatRule, parseChain, parseSave } from './iptables.ts'
@@ -42,12 +42,24 @@ export class ChainReader {
     if (this.#capabilities.nft && this.#long) {
       return inTurn(groups, (group) => this.#list(group, signal))
     }
-    const dump = (await this.#run('iptables-save', [], signal && { signal })).stdout
+    const dump = await this.#save(signal)
+    if (dump === undefined) return inTurn(groups, (group) => this.#list(group, signal))
     this.#long = dump.length >= LONG_DUMP
     return inTurn(groups, async (group) => {
       const lines = parseSave(dump, group.table, group.chain)
       return lines === 'hidden' ? this.#probe(group, signal) : { lines, ordered: true }
     })
+  }
+
+  /** All tables; undefined when one of them holds a rule of nft's that iptables cannot read, on which it gives up the dump. */
+  async #save(signal: AbortSignal | undefined): Promise<string | undefined> {
+    try {
+      return (await this.#run('iptables-save', [], signal && { signal })).stdout
+    } catch (error) {
+      if (error instanceof CommandError && error.message.includes('Parsing nftables rule failed'))
+        return undefined
+      throw error
+    }
   }
 
   async #list(group: RuleGroup, signal: AbortSignal | undefined): Promise<ChainState> {

@@ -203,6 +203,19 @@ describe('iptables-nft beside others', () => {
     expect(wall.counters).toEqual({ checks: 3, repairs: 2, failures: 0 })
   })
 
+  it("is kept from nothing by somebody's rule elsewhere that ends every dump", async () => {
+    await variant.fill('filter', 'FORWARD', [])
+    await namespace.run('nft', 'add chain ip filter INPUT { type filter hook input priority 0; }')
+    await namespace.run('nft', 'add rule ip filter INPUT meta mark set 5')
+    await expect(variant.run('iptables-save', [])).rejects.toThrow('Parsing nftables rule failed')
+    const wall = firewall(variant.run)
+    await wall.start(policy, undefined)
+    expect(await namespace.run('nft', 'list chain ip filter FORWARD')).toContain('10.5.0.0/16')
+    expect(await namespace.run('nft', 'list chain ip nat POSTROUTING')).toContain('10.5.0.0/16')
+    await wall.check()
+    expect(wall.counters).toEqual({ checks: 2, repairs: 1, failures: 0 })
+  })
+
   it('changes nothing in the kernel at rest', async () => {
     const wall = firewall(variant.run)
     await wall.start(policy, undefined)
