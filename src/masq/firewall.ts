@@ -135,16 +135,24 @@ export class Firewall {
     if (generation !== undefined && generation === this.#right) return
     const { randomFully } = prepared.capabilities
     const groups = ruleset(policy, { randomFully, previous: this.#previous })
-    const states = await prepared.reader.read(groups, signal)
+    const found = await prepared.reader.read(groups, signal)
+    const states: ChainState[] = []
     const plans: ChainPlan[] = []
+    let unreadable: CommandError | undefined
     for (const [i, group] of groups.entries()) {
-      const lines = states[i]?.lines ?? []
+      const state = found[i]
+      if (state instanceof CommandError) unreadable ??= state
+      if (state === undefined || state instanceof CommandError) continue
+      states.push(state)
+      const { lines } = state
       const change = plan(lines, group, this.#behind.get(group.chain))
       if (change) plans.push(change)
       else if (group.rules.length) this.#behind.set(group.chain, foreignBehind(lines, group))
     }
     this.#sayWhetherOrdered(states)
     if (plans.length) await this.#repair(plans, prepared.capabilities, signal)
+    // The other chain has got what it needs.
+    if (unreadable) throw unreadable
     this.#previous = []
     this.#right = plans.length === 0 ? generation : undefined
   }

@@ -37,17 +37,20 @@ export class ChainReader {
     this.#capabilities = capabilities
   }
 
-  /** The chain of each group, in the order of `groups`. Rejects with `CommandError` or `TruncatedDump`. */
-  async read(groups: readonly RuleGroup[], signal?: AbortSignal): Promise<ChainState[]> {
+  /**
+   * The chain of each group, in the order of `groups`, or why iptables cannot read that one. Rejects with `CommandError` or
+   * `TruncatedDump`.
+   */
+  async read(groups: readonly RuleGroup[], signal?: AbortSignal): Promise<(ChainState | CommandError)[]> {
     if (this.#capabilities.nft && this.#long) {
-      return inTurn(groups, (group) => this.#list(group, signal))
+      return inTurn(groups, (group) => orUnreadable(this.#list(group, signal)))
     }
     const dump = await this.#save(signal)
-    if (dump === undefined) return inTurn(groups, (group) => this.#list(group, signal))
+    if (dump === undefined) return inTurn(groups, (group) => orUnreadable(this.#list(group, signal)))
     this.#long = dump.length >= LONG_DUMP
     return inTurn(groups, async (group) => {
       const lines = parseSave(dump, group.table, group.chain)
-      return lines === 'hidden' ? this.#probe(group, signal) : { lines, ordered: true }
+      return lines === 'hidden' ? orUnreadable(this.#probe(group, signal)) : { lines, ordered: true }
     })
   }
 
@@ -56,8 +59,7 @@ export class ChainReader {
     try {
       return (await this.#run('iptables-save', [], signal && { signal })).stdout
     } catch (error) {
-      if (error instanceof CommandError && error.message.includes('Parsing nftables rule failed'))
-        return undefined
+      if (isUnreadable(error)) return undefined
       throw error
     }
   }
@@ -95,6 +97,20 @@ export class ChainReader {
       ['-w', String(LOCK_WAIT_SECONDS), '-t', group.table, ...args],
       signal && { signal },
     )
+  }
+}
+
+/** A rule that nft made, and iptables knows no words for: whatever it is asked about the chain, it gives up. */
+function isUnreadable(error: unknown): error is CommandError {
+  return error instanceof CommandError && error.message.includes('Parsing nftables rule failed')
+}
+
+async function orUnreadable(read: Promise<ChainState>): Promise<ChainState | CommandError> {
+  try {
+    return await read
+  } catch (error) {
+    if (isUnreadable(error)) return error
+    throw error
   }
 }
 

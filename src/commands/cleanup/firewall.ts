@@ -22,7 +22,9 @@ export async function firewallSteps(
   const plans: ChainPlan[] = []
   const empty: RuleGroup[] = []
   for (const [i, group] of groups.entries()) {
-    const { lines, ordered } = states[i] ?? { lines: [], ordered: false }
+    const state = states[i] ?? { lines: [], ordered: false }
+    if (state instanceof CommandError) throw state
+    const { lines, ordered } = state
     const change = plan(lines, { ...group, rules: [] })
     if (change === undefined) continue
     plans.push(change)
