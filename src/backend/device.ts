@@ -93,6 +93,10 @@ export function ensureLink(
     rtnl.execute(changeLink({ index, name, master: 0 }))
     changes.push(`was part of interface ${link.master}, taken out`)
   }
+  if (link.protoDown) {
+    rtnl.execute(changeLink({ index, name, protoDown: false }))
+    changes.push('was held down (protodown), let go')
+  }
   if (link.mtu !== mtu) {
     rtnl.execute(changeLink({ index, name, mtu }))
     changes.push(`MTU ${link.mtu} -> ${mtu}`)

@@ -107,6 +107,7 @@ export const IFLA_MASTER = 10
 export const IFLA_TXQLEN = 13
 export const IFLA_LINKINFO = 18
 export const IFLA_EXT_MASK = 29
+export const IFLA_PROTO_DOWN = 39
 export const RTEXT_FILTER_SKIP_STATS = 8
 
 export const IFLA_INFO_KIND = 1

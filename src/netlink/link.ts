@@ -24,6 +24,7 @@ import {
   IFLA_LINKINFO,
   IFLA_MASTER,
   IFLA_MTU,
+  IFLA_PROTO_DOWN,
   IFLA_TXQLEN,
   IFLA_VXLAN_AGEING,
   IFLA_VXLAN_GBP,
@@ -67,6 +68,8 @@ export interface Link {
   readonly parent: number | undefined
   /** The bridge, bond or VRF that this one is part of. */
   readonly master: number | undefined
+  /** Some program holds it without a carrier, whatever it is set to. */
+  readonly protoDown: boolean
   readonly vxlan: VxlanAttributes | undefined
   readonly ipip: IpipAttributes | undefined
 }
@@ -213,8 +216,9 @@ export function changeLink(change: {
   readonly txQueueLength?: number
   /** 0 takes it out of what it is part of. */
   readonly master?: number
+  readonly protoDown?: boolean
 }): NetlinkRequest {
-  const { index, name, up, mtu, mac, rename, txQueueLength, master } = change
+  const { index, name, up, mtu, mac, rename, txQueueLength, master, protoDown } = change
   const words = [
     up === undefined ? undefined : `set ${up ? 'up' : 'down'}`,
     mtu === undefined ? undefined : `set MTU ${mtu}`,
@@ -222,6 +226,7 @@ export function changeLink(change: {
     txQueueLength === undefined ? undefined : `set queue length ${txQueueLength}`,
     rename === undefined ? undefined : `rename to ${rename}`,
     master === undefined ? undefined : `set master ${master}`,
+    protoDown === undefined ? undefined : `set protodown ${protoDown ? 'on' : 'off'}`,
   ]
   return {
     type: RTM_NEWLINK,
@@ -233,6 +238,7 @@ export function changeLink(change: {
       if (txQueueLength !== undefined) writer.attributeU32(IFLA_TXQLEN, txQueueLength)
       if (rename !== undefined) writer.attributeString(IFLA_IFNAME, rename)
       if (master !== undefined) writer.attributeU32(IFLA_MASTER, master)
+      if (protoDown !== undefined) writer.attributeU8(IFLA_PROTO_DOWN, protoDown ? 1 : 0)
     },
     operation: () => `change ${name}: ${words.filter((word) => word !== undefined).join(', ')}`,
   }
@@ -321,6 +327,7 @@ export function decodeLink(bytes: Uint8Array, start = 0, end = bytes.length): Li
     txQueueLength: 0,
     parent: undefined,
     master: undefined,
+    protoDown: false,
     vxlan: undefined,
     ipip: undefined,
   }
@@ -340,6 +347,9 @@ export function decodeLink(bytes: Uint8Array, start = 0, end = bytes.length): Li
         break
       case IFLA_MASTER:
         link.master = attributes.u32()
+        break
+      case IFLA_PROTO_DOWN:
+        link.protoDown = attributes.u8() !== 0
         break
       case IFLA_TXQLEN:
         link.txQueueLength = attributes.u32()

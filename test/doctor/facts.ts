@@ -41,6 +41,7 @@ export function link(name: string, index: number, more: Partial<Link> = {}): Lin
     txQueueLength: 1000,
     parent: undefined,
     master: undefined,
+    protoDown: false,
     vxlan: undefined,
     ipip: undefined,
     ...more,

@@ -117,6 +117,11 @@ const FAULTS: readonly Fault[] = [
     told: /flannel\.1: was down, set up/,
   },
   {
+    what: 'the device held down',
+    by: ({ node }) => node.ip('link set flannel.1 protodown on'),
+    told: /flannel\.1: was held down \(protodown\), let go/,
+  },
+  {
     what: 'the device renamed',
     by: ({ node }) => node.ip('link set flannel.1 name stolen0'),
     told: /flannel\.1: renamed stolen0 back to flannel\.1/,

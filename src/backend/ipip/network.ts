@@ -121,7 +121,7 @@ class IpipModel implements Model {
     if (under && this.#options.directRouting) return 'entries'
     if (link.index !== this.#index && link.name !== DEVICE) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
-    if (deleted || !link.up) return 'entries'
+    if (deleted || !link.up || link.protoDown) return 'entries'
     const named = link.index === this.#index && link.name === DEVICE
     const right = named && link.mtu === spec.mtu && link.master === undefined
     return right && difference(link, spec) === undefined ? 'nothing' : 'device'

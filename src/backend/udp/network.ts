@@ -184,7 +184,7 @@ class UdpModel implements Model {
     const { value: link, deleted } = notification
     if (link.index !== index) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
-    if (deleted || !link.up) return 'entries'
+    if (deleted || !link.up || link.protoDown) return 'entries'
     const right = link.mtu === underlay.mtu - OVERHEAD && link.name === name && link.master === undefined
     return right ? 'nothing' : 'device'
   }

@@ -146,7 +146,7 @@ class VxlanModel implements Model {
       return 'entries'
     if (link.index !== device && link.name !== this.device.name) return 'nothing'
     // The kernel drops the routes and neighbours of a device that went down or away, and does not say so.
-    if (deleted || !link.up) return 'entries'
+    if (deleted || !link.up || link.protoDown) return 'entries'
     const { mtu, mac, name } = this.device
     const right =
       link.index === device &&

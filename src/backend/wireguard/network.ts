@@ -168,7 +168,7 @@ class WireGuardModel implements Model {
     const { value: link, deleted } = notification
     if (link.index !== index && link.name !== DEVICE) return 'nothing'
     // The kernel drops the routes of a device that went down or away, and does not say so.
-    if (deleted || !link.up) return 'entries'
+    if (deleted || !link.up || link.protoDown) return 'entries'
     const named = link.index === index && link.name === DEVICE
     return named && link.mtu === this.mtu && link.master === undefined ? 'nothing' : 'device'
   }

@@ -5,7 +5,7 @@ import type { Link } from '../../../src/netlink/link.ts'
 const spec: IpipSpec = { name: 'flannel.ipip', local: 0xc0000201, mtu: 1480, address: 0x0af40000 }
 const link: Link = {
   ...{ index: 4, name: 'flannel.ipip', kind: 'ipip', up: true, flags: 1, mtu: 1480, mac: undefined },
-  ...{ txQueueLength: 0, parent: 0, master: undefined, vxlan: undefined },
+  ...{ txQueueLength: 0, parent: 0, master: undefined, protoDown: false, vxlan: undefined },
   ipip: { local: spec.local, remote: 0, ttl: 0, tos: 0, pathMtuDiscovery: false },
 }
 

@@ -12,7 +12,7 @@ const vxlan: VxlanAttributes = {
 }
 const link: Link = {
   ...{ index: 4, name: 'flannel.1', kind: 'vxlan', up: true, flags: 1, mtu: 1450, mac: spec.mac },
-  ...{ txQueueLength: 0, parent: undefined, master: undefined, vxlan, ipip: undefined },
+  ...{ txQueueLength: 0, parent: undefined, master: undefined, protoDown: false, vxlan, ipip: undefined },
 }
 
 describe('a device that is there', () => {
