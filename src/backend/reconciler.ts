@@ -144,7 +144,11 @@ export class Reconciler {
         const doubt = this.#model.doubt(notification)
         if (doubt === 'nothing') continue
         this.#deviceInDoubt = true
-        if (doubt === 'entries') this.#tablesInDoubt = true
+        if (doubt === 'entries') {
+          this.#tablesInDoubt = true
+          // What was refused for want of a carrier or an address need not wait once there is one.
+          this.#refusals.retry()
+        }
         this.#disturbed.note('device', notification.portId)
         news = true
       } else if (!this.#tablesInDoubt) {

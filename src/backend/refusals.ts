@@ -42,6 +42,11 @@ export class Refusals {
     return this.#backoff.wait(id, now)
   }
 
+  /** What stood in the way may be gone: nothing waits any longer. What is refused again is no news. */
+  retry(): void {
+    for (const id of this.#current.keys()) this.#backoff.clear(id)
+  }
+
   /** It works now, or need not be done any more. Returns whether it had been refused. */
   forget(id: string): boolean {
     if (!this.#current.delete(id)) return false

@@ -378,6 +378,20 @@ describe('a failure that lasts', () => {
     expect(running.network.status.tables).toMatchObject({ neighbour: { failed: 0 }, fdb: { failed: 0 } })
   })
 
+  it('is tried again as soon as an interface has changed, which may be what stood in the way', async () => {
+    const running = newNode({ directRouting: true }).start([ALICE])
+    await running.settle(SOON)
+    const injection = inject('RTM_NEWNEIGH', 'ENETDOWN', 1000)
+    running.put(BOB)
+    await running.settle(5 * LATER)
+    injection.times = 0
+    running.forget()
+    op.do(op.set('far0', { up: false }))
+    op.do(op.set('far0', { up: true }))
+    await running.settle(SOON)
+    running.expectState([ALICE, BOB])
+  })
+
   it('of a peer that leaves is forgotten', async () => {
     const running = newNode().start([ALICE])
     const injection = inject('RTM_NEWNEIGH', 'ENOMEM', 1000)
