@@ -313,6 +313,8 @@ export class Reconciler {
       this.#lostWithDevice = this.#started
       // Entries that the kernel dropped by itself, as it does with all neighbours of a device whose MAC changes.
       this.#disturbed.forgetTheKernels()
+      // Nor need that wait which was refused for want of the device.
+      this.#refusals.retry()
     }
     this.#disturbed.forget('device')
     this.#deviceInDoubt = false

@@ -474,6 +474,16 @@ export function healingSuite(make: () => Machine): void {
     })
   })
 
+  it('a device that is set down all the time and at last is left up has all entries at once', async () => {
+    const running = start([ALICE, BOB])
+    for (let i = 0; i < 300; i++) {
+      op.do(op.set(DEVICE, { up: false }))
+      await running.settle(100)
+    }
+    for (let waited = 0; !op.link(DEVICE).up && waited < LATER; waited += SOON) await running.settle(SOON)
+    running.expectState([ALICE, BOB])
+  })
+
   describe('a peer that the kernel refuses', () => {
     it.each([
       {
