@@ -28,6 +28,11 @@ export function findLink(
   return link
 }
 
+/** Whether a device can have routes and neighbours. `index` is 0 while there is none. Throws NetlinkError. */
+export function isUp(rtnl: Rtnl, index: number): boolean {
+  return index !== 0 && findLink(rtnl, { index })?.up === true
+}
+
 /** The device of that name, if there is one. Throws NetlinkError, and DeviceError when it is of another kind: somebody else's. */
 export function findOwnLink(
   rtnl: Rtnl,

@@ -15,6 +15,11 @@ export interface Model {
    * another interface. Throws DeviceError or NetlinkError.
    */
   ensureDevice(): DeviceOutcome
+  /**
+   * Whether the device that the entries are of is there and up, though it is not all that it has to be. For a backend that has
+   * one. Throws NetlinkError.
+   */
+  stands?(): boolean
   /** Reads what the choice of what to want depends on, if anything does, before the tables are read. Throws NetlinkError. */
   peek?(): void
   /**

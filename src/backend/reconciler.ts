@@ -188,20 +188,18 @@ export class Reconciler {
     this.#retryAt = Number.POSITIVE_INFINITY
     try {
       this.#options.drain()
-      this.#ensureDevice()
+      const trouble = this.#tryDevice()
       this.#loadIfInDoubt()
+      if (trouble !== undefined) this.#troubled(trouble)
+      else if (this.#troubles > 0) {
+        log.info(`${this.#model.name} is as it should be again`, { failures: this.#troubles })
+        this.#troubles = 0
+        this.#trouble = undefined
+      }
     } catch (error) {
-      if (!(error instanceof NetlinkError || error instanceof DeviceError)) throw error
-      this.#troubles++
-      if (error.message !== this.#trouble) log.error(`${error.message}; trying again until it works`)
-      this.#trouble = error.message
-      this.#retryAt = clock.now() + Math.min(60_000, RETRY * 2 ** Math.min(this.#troubles - 1, 6))
+      if (!isTrouble(error)) throw error
+      this.#troubled(error)
       return
-    }
-    if (this.#troubles > 0) {
-      log.info(`${this.#model.name} is as it should be again`, { failures: this.#troubles })
-      this.#troubles = 0
-      this.#trouble = undefined
     }
     if (this.#snapshotSeen) {
       const entries = this.#execute()
@@ -278,6 +276,25 @@ export class Reconciler {
     for (const subnet of this.#model.subnets()) {
       const status = look(subnet)
       if (status !== undefined) yield status
+    }
+  }
+
+  #troubled({ message }: Trouble): void {
+    const { clock, log } = this.#options
+    this.#troubles++
+    if (message !== this.#trouble) log.error(`${message}; trying again until it works`)
+    this.#trouble = message
+    this.#retryAt = clock.now() + Math.min(60_000, RETRY * 2 ** Math.min(this.#troubles - 1, 6))
+  }
+
+  /** Returns what keeps the device from being all that it has to be while it can have entries: they are kept all the same. */
+  #tryDevice(): Trouble | undefined {
+    try {
+      this.#ensureDevice()
+      return undefined
+    } catch (error) {
+      if (isTrouble(error) && this.#started && this.#model.stands?.()) return error
+      throw error
     }
   }
 
@@ -475,6 +492,12 @@ export class Reconciler {
     if (this.#woken) await clock.sleep(GATHER, signal)
     this.#woken = false
   }
+}
+
+type Trouble = NetlinkError | DeviceError
+
+function isTrouble(error: unknown): error is Trouble {
+  return error instanceof NetlinkError || error instanceof DeviceError
 }
 
 /** Operations acknowledged together: few enough that none grows old before it is done and can be forgotten. */

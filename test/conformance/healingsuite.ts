@@ -9,6 +9,7 @@ import { Operator } from './operator.ts'
 
 const ALICE = peer(1)
 const BOB = peer(2)
+const CAROL = peer(3)
 const ROUTE = { to: ALICE.subnet, via: '10.244.1.0', dev: DEVICE, onlink: true }
 const ELSEWHERE = { to: ALICE.subnet, via: '192.0.2.9', dev: 'eth0' }
 const MANY = {
@@ -285,6 +286,28 @@ export function healingSuite(make: () => Machine): void {
     await running.settle(SOON)
     running.expectState(peers)
     expect(running.logged).toEqual([])
+  })
+
+  it('keeps the entries of a device that cannot be all that it has to be', async () => {
+    const running = start([ALICE, BOB])
+    // Whose device is it that has two other addresses?
+    op.do(op.address('add', DEVICE, '10.243.0.9/24'))
+    op.do(op.address('add', DEVICE, '10.242.0.9/24'))
+    op.do(op.address('delete', DEVICE, '10.244.0.0/32'))
+    await running.settle(SOON)
+    running.forget()
+    op.do(op.route('delete', ROUTE))
+    running.put(CAROL)
+    await running.settle(SOON)
+    const { routes, neighbours, fdb } = running.machine.state()
+    expect(routes.filter((route) => route.includes(' via '))).toHaveLength(3)
+    expect([neighbours, fdb].map(({ length }) => length)).toEqual([3, 3])
+    await running.settle(600_000)
+    expect(running.logged.filter((line) => line.startsWith('error'))).toEqual([])
+    op.do(op.address('delete', DEVICE, '10.243.0.9/24'))
+    await running.settle(SOON)
+    expectDevice()
+    expect(running.logged.filter((line) => line.includes('as it should be again'))).toHaveLength(1)
   })
 
   it('tells of a stray route even if it came as the address was lost, and not of what went with that', async () => {

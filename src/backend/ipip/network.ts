@@ -9,6 +9,7 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
+import { isUp } from '../device.ts'
 import { GatewayPeers } from '../gateways.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import type { May, Step, TableKey } from '../operations.ts'
@@ -92,6 +93,10 @@ class IpipModel implements Model {
     this.#parent = this.underlay.index
     if (moved) this.#peers.rebuild()
     return { moved, recreated, changes }
+  }
+
+  stands(): boolean {
+    return isUp(this.#rtnl, this.#index)
   }
 
   peek(): void {

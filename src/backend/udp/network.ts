@@ -13,7 +13,7 @@ import { RT_SCOPE_UNIVERSE } from '../../netlink/constants.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { ensureLink, findLink, newLink, renameLink } from '../device.ts'
+import { ensureLink, findLink, isUp, newLink, renameLink } from '../device.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import { NetworkRoute } from '../networkroute.ts'
 import type { May, Step, TableKey } from '../operations.ts'
@@ -163,6 +163,10 @@ class UdpModel implements Model {
     }
     if (index !== before) this.#network.want()
     return { moved: index !== before, recreated: undefined, changes }
+  }
+
+  stands(): boolean {
+    return isUp(this.#rtnl, this.#device.index)
   }
 
   load(surprised: Surprised): void {

@@ -3,6 +3,7 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
+import { isUp } from '../device.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler, type ReconcilerOptions } from '../reconciler.ts'
@@ -114,6 +115,10 @@ class VxlanModel implements Model {
     this.#links = links
     if (moved) this.#peers.rebuild(links)
     return { moved, recreated, changes }
+  }
+
+  stands(): boolean {
+    return isUp(this.#rtnl, this.#links.device)
   }
 
   peek(): void {

@@ -24,7 +24,7 @@ import {
 } from '../../netlink/wireguard.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { ensureLink, findLink, findOwnLink, missingModule, newLink, renameLink } from '../device.ts'
+import { ensureLink, findLink, findOwnLink, isUp, missingModule, newLink, renameLink } from '../device.ts'
 import {
   DeviceError,
   type DeviceOutcome,
@@ -141,6 +141,10 @@ class WireGuardModel implements Model {
       )
     }
     return { moved: link.index !== before, recreated: undefined, changes }
+  }
+
+  stands(): boolean {
+    return isUp(this.#rtnl, this.#device.index)
   }
 
   load(surprised: Surprised): void {
