@@ -245,7 +245,7 @@ export class Node {
 
   /**
    * The line that `systemctl status` shows, when it says something new. It has the pace, too, at which leases are dropped that
-   * were kept beyond their time: nothing tells of these.
+   * were kept beyond their time, and files that somebody has removed are missed: nothing tells of these.
    */
   async #tellStatus(signal: AbortSignal): Promise<void> {
     const { systemd, view, keeper, configWatch, network, firewall } = this.#parts
@@ -254,6 +254,7 @@ export class Node {
     let told = ''
     while (!signal.aborted) {
       this.#pass(this.#table.dropOrphans())
+      for (const file of this.#files) void file.restore(signal)
       const { peers, skipped, tables } = network.status
       const failed = Object.values(tables).reduce((sum, table) => sum + table.failed, 0)
       const bad = this.#table.badCount + skipped

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import type { Clock } from './clock.ts'
 import { writeFileAtomically } from './files.ts'
 import type { Logger } from './log.ts'
@@ -43,6 +44,14 @@ export class OutputFile {
     )
     this.#trying = this.#tryAgain(signal)
     return this.#trying
+  }
+
+  /** Writes it again when somebody has removed it. What somebody has written into it stays until what it tells changes. */
+  async restore(signal: AbortSignal): Promise<void> {
+    const { what, path, log } = this.#parts
+    if (this.#trying !== undefined || existsSync(path)) return
+    log.warn(`Somebody has removed the ${what} ${path}: writing it again`)
+    await this.write(signal)
   }
 
   async #tryAgain(signal: AbortSignal): Promise<void> {

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -88,6 +88,29 @@ test('changes meanwhile begin no tries of their own, and what is written is how 
   mtu = 1100
   await output.write(stop.signal)
   expect(content()).toBe('MTU=1100\n')
+})
+
+test('is written again when somebody has removed it, and left alone when somebody has edited it', async () => {
+  const output = file()
+  await output.write(stop.signal)
+  await output.restore(stop.signal)
+  expect(log.lines).toHaveLength(1)
+  unlinkSync(path)
+  await output.restore(stop.signal)
+  expect(content()).toBe('MTU=1450\n')
+  expect(log.matching(/^warn Somebody has removed the subnet file/)).toHaveLength(1)
+  writeFileSync(path, 'MTU=9000\n')
+  await output.restore(stop.signal)
+  expect(content()).toBe('MTU=9000\n')
+})
+
+test("that was never there yet is nobody's doing", async () => {
+  const output = file()
+  mkdirSync(path)
+  void output.write(stop.signal)
+  rmdirSync(path)
+  await output.restore(stop.signal)
+  expect(log.matching(/removed/)).toEqual([])
 })
 
 test('is not tried again once the signal has fired', async () => {

@@ -3,7 +3,7 @@
  * back at once, is told in one line and counted. The same faults run step by step in test/conformance/healingsuite.ts;
  * here it is the whole daemon, and what its users feel.
  */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync, unlinkSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { repairsOf } from './control.ts'
 import { type Daemon, Lab, type Namespace, peerLeases, startMonitor, startPinger, waitFor } from './lab.ts'
@@ -302,6 +302,19 @@ describe('pods on two nodes ping each other', () => {
     expect(warned, warned.join('\n')).toHaveLength(1)
     expect(warned[0]).toContain(subnet)
     await pingsGoOn()
+  })
+
+  test('the files that others read are removed: they are there again, and one line for each says so', async () => {
+    const since = one.log().length
+    const paths = [one.subnetFile, one.dockerFile]
+    const before = paths.map((path) => readFileSync(path, 'utf8'))
+    for (const path of paths) unlinkSync(path)
+    await waitFor(() => paths.every((path) => existsSync(path)), { what: 'the files' })
+    expect(paths.map((path) => readFileSync(path, 'utf8'))).toEqual(before)
+    expect(complaints(since).map((line) => line.split(' warn  ')[1])).toEqual([
+      `Somebody has removed the subnet file ${one.subnetFile}: writing it again`,
+      `Somebody has removed the docker options ${one.dockerFile}: writing it again`,
+    ])
   })
 
   test('afterwards everything is as it was, and how long repairs took', async () => {
