@@ -35,6 +35,8 @@ interface Scene {
 interface Fault {
   readonly what: string
   readonly by: (scene: Scene) => Promise<unknown>
+  /** The daemon sees all of its steps together, however busy the machine is. */
+  readonly atOnce?: true
   /** The line that tells of it. */
   readonly told: RegExp
 }
@@ -62,6 +64,7 @@ const FAULTS: readonly Fault[] = [
     what: 'a route given another metric',
     by: ({ node, subnet, first }) =>
       node.ipBatch([`route del ${subnet}`, `route add ${subnet} via ${first} dev flannel.1 onlink metric 5`]),
+    atOnce: true,
     told: WROTE,
   },
   {
@@ -137,13 +140,9 @@ const FAULTS: readonly Fault[] = [
     told: /flannel\.1: added address 172\.30\./,
   },
   {
-    what: 'its address given another end',
-    by: ({ node, own }) =>
-      node.ipBatch([
-        `address add ${own} peer 192.0.2.2/32 dev flannel.1`,
-        `address del ${own}/32 dev flannel.1`,
-      ]),
-    told: /flannel\.1: added address \S+, removed address /,
+    what: 'its address added once more, with another end',
+    by: ({ node, own }) => node.ip(`address add ${own} peer 192.0.2.2/32 dev flannel.1`),
+    told: /flannel\.1: removed address /,
   },
   {
     what: 'an address with another end added',
@@ -153,6 +152,7 @@ const FAULTS: readonly Fault[] = [
   {
     what: 'two addresses of one subnet added, the second of which goes with the first',
     by: ({ node }) => node.ipBatch([1, 2].map((host) => `address add 192.0.2.${host}/24 dev flannel.1`)),
+    atOnce: true,
     told: /flannel\.1: removed address 192\.0\.2\.1\/24/,
   },
   {
@@ -216,11 +216,16 @@ describe('pods on two nodes ping each other', () => {
   const complaints = (since: number): readonly string[] =>
     lines(one.log().slice(since)).filter((line) => / (warn|error) /.test(line))
 
-  test.each(FAULTS)('$what', async ({ by, told }) => {
+  test.each(FAULTS)('$what', async ({ by, atOnce, told }) => {
     const since = one.log().length
     const repairs = await repairsOf(one)
     spans.begin()
-    await by(scene)
+    if (atOnce) one.signal('SIGSTOP')
+    try {
+      await by(scene)
+    } finally {
+      one.signal('SIGCONT')
+    }
     const what = (): string => `${told}: ${one.log().slice(since)}`
     await waitFor(() => told.test(one.log().slice(since)), { what, timeout: SOON })
     await settled(lab, one, 1)
