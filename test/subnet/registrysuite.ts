@@ -171,12 +171,15 @@ export function registrySuite(name: string, open: () => Promise<Store>): void {
     })
 
     it('takes a lease whose time is over, until etcd drops it, for one that ends and for no reservation', async () => {
-      await raw('PUT', `${SUBNETS}/10.5.2.0-24`, { value: VALUE, ttl: '1' })
       const seen = new Set<number | undefined>()
-      for (;;) {
-        const record = await registry.readLease(subnet('10.5.2.0/24'), signal)
-        if (record.kind !== 'lease') break
-        seen.add(record.lease.ttl)
+      // The moment is half a second long at most, and may be over before anybody looks.
+      for (let tries = 0; seen.size < 2 && tries < 10; tries++) {
+        await raw('PUT', `${SUBNETS}/10.5.2.0-24`, { value: VALUE, ttl: '1' })
+        for (;;) {
+          const record = await registry.readLease(subnet('10.5.2.0/24'), signal)
+          if (record.kind !== 'lease') break
+          seen.add(record.lease.ttl)
+        }
       }
       expect([...seen]).toEqual([1, 0])
     })
