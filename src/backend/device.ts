@@ -4,9 +4,12 @@ import { type Address, addAddress, deleteAddress, dumpAddresses } from '../netli
 import type { Rtnl } from '../netlink/conn.ts'
 import { NetlinkError } from '../netlink/errors.ts'
 import { changeLink, getLink, type Link } from '../netlink/link.ts'
-import { DeviceError } from './model.ts'
+import { DeviceError, type Doubt } from './model.ts'
 
-/** A device by name or by index, undefined when there is none. Throws NetlinkError, and DeviceError when the name is another's altname. */
+/**
+ * A device by name or by index, undefined when there is none. Throws NetlinkError, and DeviceError when the name is an
+ * alternative one of another's.
+ */
 export function findLink(
   rtnl: Rtnl,
   by: { readonly name: string } | { readonly index: number },
@@ -77,7 +80,8 @@ export function renameLink(rtnl: Rtnl, link: Link, rename: string): string {
 
 /**
  * Brings MTU, IPv4 address and state of a device to what they have to be, and says in words what it changed. It is part of no
- * bridge or VRF, which would take what arrives by it. Throws NetlinkError, and DeviceError when the device has several addresses and not the wanted one.
+ * bridge or VRF, which would take what arrives by it. Throws NetlinkError, and DeviceError when the device has several addresses
+ * and not the wanted one.
  */
 export function ensureLink(
   rtnl: Rtnl,
@@ -112,6 +116,18 @@ export function ensureLink(
     if (!wanted.created) changes.push('was down, set up')
   }
   return changes
+}
+
+/** What a notification of the device puts in doubt, as far as `ensureLink` is what keeps it right. */
+export function doubtOf(
+  link: Link,
+  deleted: boolean,
+  { index, name, mtu }: Pick<Link, 'index' | 'name' | 'mtu'>,
+): Doubt {
+  // The kernel drops the routes and neighbours of a device that went down or away, and does not say so.
+  if (deleted || !link.up || link.protoDown) return 'entries'
+  const right = link.index === index && link.name === name && link.mtu === mtu && link.master === undefined
+  return right ? 'nothing' : 'device'
 }
 
 /** Exactly one IPv4 address, the wanted /32. IPv6 ones, such as the kernel's link-local, are left alone. */

@@ -31,7 +31,7 @@ export interface ReconcilerOptions extends NetworkHooks {
   readonly resyncPeriod: number
 }
 
-/** Applies in a row that find gone what entries lead through, before what is refused counts: one or two are a race with whoever took it away. */
+/** Applies in a row that find gone what entries lead through, before refusals count: one or two are a race with who took it. */
 const PATIENT_APPLIES = 3
 /** Milliseconds in which notifications are gathered before they are answered. */
 const GATHER = 2

@@ -9,7 +9,7 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { isUp } from '../device.ts'
+import { doubtOf, isUp } from '../device.ts'
 import { GatewayPeers } from '../gateways.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import type { May, Step, TableKey } from '../operations.ts'
@@ -125,11 +125,9 @@ class IpipModel implements Model {
     const under = link.index === underlay.index || link.name === underlay.name
     if (under && this.#options.directRouting) return 'entries'
     if (link.index !== this.#index && link.name !== DEVICE) return 'nothing'
-    // The kernel drops the routes of a device that went down or away, and does not say so.
-    if (deleted || !link.up || link.protoDown) return 'entries'
-    const named = link.index === this.#index && link.name === DEVICE
-    const right = named && link.mtu === spec.mtu && link.master === undefined
-    return right && difference(link, spec) === undefined ? 'nothing' : 'device'
+    const doubt = doubtOf(link, deleted, { index: this.#index, name: DEVICE, mtu: spec.mtu })
+    if (doubt !== 'nothing') return doubt
+    return difference(link, spec) === undefined ? 'nothing' : 'device'
   }
 
   put(lease: Lease): void {

@@ -13,7 +13,7 @@ import { RT_SCOPE_UNIVERSE } from '../../netlink/constants.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { ensureLink, findLink, isUp, newLink, renameLink } from '../device.ts'
+import { doubtOf, ensureLink, findLink, isUp, newLink, renameLink } from '../device.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import { NetworkRoute } from '../networkroute.ts'
 import type { May, Step, TableKey } from '../operations.ts'
@@ -187,10 +187,7 @@ class UdpModel implements Model {
     }
     const { value: link, deleted } = notification
     if (link.index !== index) return 'nothing'
-    // The kernel drops the routes of a device that went down or away, and does not say so.
-    if (deleted || !link.up || link.protoDown) return 'entries'
-    const right = link.mtu === underlay.mtu - OVERHEAD && link.name === name && link.master === undefined
-    return right ? 'nothing' : 'device'
+    return doubtOf(link, deleted, { index, name, mtu: underlay.mtu - OVERHEAD })
   }
 
   /** Of any backend type, as in flannel: whoever listens on our port can be reached. */

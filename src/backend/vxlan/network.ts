@@ -3,7 +3,7 @@ import type { Rtnl } from '../../netlink/conn.ts'
 import type { Notification } from '../../netlink/monitor.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { Network, Underlay } from '../backend.ts'
-import { isUp } from '../device.ts'
+import { doubtOf, isUp } from '../device.ts'
 import type { DeviceOutcome, Doubt, LinkNotification, Model, PeerStatus, Surprised } from '../model.ts'
 import type { May, Step, TableKey } from '../operations.ts'
 import { Reconciler, type ReconcilerOptions } from '../reconciler.ts'
@@ -150,17 +150,10 @@ class VxlanModel implements Model {
     if (this.directRouting && (link.index === parent || link.name === this.device.parent.name))
       return 'entries'
     if (link.index !== device && link.name !== this.device.name) return 'nothing'
-    // The kernel drops the routes and neighbours of a device that went down or away, and does not say so.
-    if (deleted || !link.up || link.protoDown) return 'entries'
     const { mtu, mac, name } = this.device
-    const right =
-      link.index === device &&
-      link.mtu === mtu &&
-      link.mac === mac &&
-      link.name === name &&
-      link.master === undefined &&
-      difference(link, this.device) === undefined
-    return right ? 'nothing' : 'device'
+    const doubt = doubtOf(link, deleted, { index: device, name, mtu })
+    if (doubt !== 'nothing') return doubt
+    return link.mac === mac && difference(link, this.device) === undefined ? 'nothing' : 'device'
   }
 
   put(lease: Lease): void {

@@ -24,7 +24,16 @@ import {
 } from '../../netlink/wireguard.ts'
 import type { Lease } from '../../subnet/lease.ts'
 import type { BackendContext, Network, NetworkHooks, Underlay } from '../backend.ts'
-import { ensureLink, findLink, findOwnLink, isUp, missingModule, newLink, renameLink } from '../device.ts'
+import {
+  doubtOf,
+  ensureLink,
+  findLink,
+  findOwnLink,
+  isUp,
+  missingModule,
+  newLink,
+  renameLink,
+} from '../device.ts'
 import {
   DeviceError,
   type DeviceOutcome,
@@ -171,10 +180,7 @@ class WireGuardModel implements Model {
     }
     const { value: link, deleted } = notification
     if (link.index !== index && link.name !== DEVICE) return 'nothing'
-    // The kernel drops the routes of a device that went down or away, and does not say so.
-    if (deleted || !link.up || link.protoDown) return 'entries'
-    const named = link.index === index && link.name === DEVICE
-    return named && link.mtu === this.mtu && link.master === undefined ? 'nothing' : 'device'
+    return doubtOf(link, deleted, { index, name: DEVICE, mtu: this.mtu })
   }
 
   put(lease: Lease): void {
